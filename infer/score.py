@@ -1,0 +1,68 @@
+"""Generations + references -> scores.json: every metric of every system, with intervals."""
+
+from typing import Any
+
+from sumzero.config import RunConfig
+from sumzero.errors import ConfigError, RunError
+from sumzero.infer.generate import finished_generations
+from sumzero.infer.rouge import rouge, signature
+from sumzero.infer.significance import bootstrap_interval
+from sumzero.log import logger
+from sumzero.records import read_all
+from sumzero.runfolder import RunFolder, write_json
+
+
+def score(config: RunConfig) -> dict[str, Any]:
+    """Scores the newest finished generation of each system and writes `scores.json`.
+
+    Values are percentages. A row that ended in an error counts as an empty summary. Raises
+    RunError where nothing was generated, or a generation is not of these records.
+    """
+    if config.data.test is None:
+        raise ConfigError("data.test: no references to score against; set data.test.path")
+    folder = RunFolder.of(config)
+    records, _ = read_all(config.data.test, need_targets=True)
+    generations = finished_generations(folder)
+    if not generations:
+        raise RunError(f"{folder.generations}: nothing generated yet; run `sumzero generate` first")
+    systems = {}
+    for system, generation in generations.items():
+        texts = {row["id"]: row.get("text", "") for row in generation.rows()}
+        lacking = [record.id for record in records if record.id not in texts]
+        if lacking:
+            raise RunError(
+                f"{generation.folder}: {len(lacking)} of the {len(records)} records are not in it, "
+                f"{lacking[0]!r} first; run `sumzero generate` for these records"
+            )
+        values = rouge([record.targets for record in records], [texts[r.id] for r in records])
+        if len(texts) > len(records):
+            logger.warning("%s: %d rows have no reference", system, len(texts) - len(records))
+        metrics = {}
+        for name, of_rows in values.items():
+            low, high = bootstrap_interval(
+                of_rows, resamples=config.score.bootstrap, seed=config.seed
+            )
+            metrics[name] = {
+                "value": round(100 * float(of_rows.mean()), 4),
+                "low": round(100 * low, 4),
+                "high": round(100 * high, 4),
+                "signature": signature(),
+            }
+        systems[system] = {"rows": len(records), "metrics": metrics}
+    scores = {"systems": systems}
+    write_json(folder.scores, scores)
+    return scores
+
+
+def table(scores: dict[str, Any]) -> str:
+    """The scores as a text table: a row a system, each value with half its interval's width."""
+    names = list(next(iter(scores["systems"].values()))["metrics"])
+    lines = [f"{'system':<12}" + "".join(f"{name:>16}" for name in names)]
+    for system, found in scores["systems"].items():
+        cells = ""
+        for name in names:
+            metric = found["metrics"][name]
+            half = (metric["high"] - metric["low"]) / 2
+            cells += f"{metric['value']:9.2f} ± {half:4.2f}"
+        lines.append(f"{system:<12}{cells}")
+    return "\n".join(lines)

@@ -1,0 +1,186 @@
+"""The `sumzero` command: one subcommand a stage, each with a run file and overrides."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+
+from sumzero import __version__, log
+from sumzero.config import RunConfig, load
+from sumzero.errors import guarded
+from sumzero.pipeline import run_file
+
+# Imports of stages are inside the commands: `sumzero --help` must not load torch.
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of `sumzero`. Returns the exit code: 2 for a fault the user can mend."""
+    return guarded(lambda: _main(arguments))
+
+
+def _main(arguments: list[str] | None) -> int:
+    options = _parser().parse_args(arguments)
+    log.configure()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    command: Callable[[argparse.Namespace], int] = options.command
+    return command(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sumzero",
+        description="Fine-tune language models for summarization; serve and score them.",
+        epilog="Training itself is started by DeepSpeed: "
+        "deepspeed --module sumzero.train RUN.toml [key=value ...]",
+    )
+    parser.add_argument("--version", action="version", version=f"sumzero {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(
+        name: str, function: Callable[[argparse.Namespace], int], text: str, example: str
+    ) -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name, help=text, description=text, epilog=f"example: {example}"
+        )
+        command.set_defaults(command=function)
+        return command
+
+    def add_stage(
+        name: str, function: Callable[[argparse.Namespace], int], text: str, example: str
+    ) -> argparse.ArgumentParser:
+        command = add(name, function, text, example)
+        command.add_argument("run", metavar="RUN", help="the TOML run file, or a run folder")
+        command.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+        return command
+
+    demo = add(
+        "demo",
+        _demo,
+        "The whole way on real data in minutes: docstrings in, scored report out.",
+        "sumzero demo --data my.jsonl data.train.targets=summary",
+    )
+    demo.add_argument("--data", metavar="FILE", help="your own records, JSONL, in place of it")
+    demo.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    doctor = add(
+        "doctor",
+        _doctor,
+        "What is installed, what would be used, what is missing.",
+        "sumzero doctor --json",
+    )
+    doctor.add_argument("--json", action="store_true", help="print one JSON object")
+    run = add_stage(
+        "run",
+        _run,
+        "All stages on this machine: prepare, train, export, generate, score, report.",
+        "sumzero run recipes/scitldr.toml train.epochs=1",
+    )
+    run.add_argument("--ranks", type=int, help="training processes (default: GPUs, or 2 on CPU)")
+    add_stage(
+        "prepare",
+        _prepare,
+        "Tokenise the records into the run's token store.",
+        "sumzero prepare recipes/scitldr.toml data.max_length=4096",
+    )
+    export = add_stage(
+        "export",
+        _export,
+        "Turn a checkpoint into a Hugging Face folder.",
+        "sumzero export runs/scitldr --checkpoint step-000400",
+    )
+    export.add_argument("--checkpoint", metavar="STEP", help="default: the newest")
+    generate = add_stage(
+        "generate",
+        _generate,
+        "Generate for the test records through vLLM.",
+        "sumzero generate runs/scitldr --system untrained",
+    )
+    generate.add_argument(
+        "--system",
+        default="finetuned",
+        choices=("finetuned", "untrained", "lead1"),
+        help="the export, the model it began from, or the first-sentence baseline",
+    )
+    score = add_stage(
+        "score",
+        _score,
+        "Score all generated systems against the references.",
+        "sumzero score runs/scitldr --json",
+    )
+    score.add_argument("--json", action="store_true", help="print one JSON object")
+    add_stage("report", _report, "Write report.html.", "sumzero report runs/scitldr")
+    return parser
+
+
+def _config(options: argparse.Namespace) -> RunConfig:
+    return load(run_file(options.run), options.overrides)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from sumzero.demo import demo
+
+    return demo(options.data, options.overrides)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from sumzero.doctor import doctor
+
+    return doctor(as_json=options.json)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from sumzero.infer.score import table
+    from sumzero.pipeline import run
+    from sumzero.runfolder import RunFolder
+
+    config = _config(options)
+    scores, _ = run(config, num_ranks=options.ranks)
+    print(table(scores))
+    print(f"report: {RunFolder.of(config).report}")
+    return 0
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    from sumzero.pipeline import prepare
+
+    report = prepare(_config(options))
+    for split, counts in report["splits"].items():
+        print(f"{split}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from sumzero.train.export import export
+
+    print(export(_config(options), options.checkpoint))
+    return 0
+
+
+def _generate(options: argparse.Namespace) -> int:
+    from sumzero.infer.generate import generate
+
+    made = generate(_config(options), options.system)
+    print(
+        f"{made.folder / 'merged.jsonl'}: {made.manifest['rows']} rows, "
+        f"{made.manifest['errors']} errors, {made.manifest['truncated']} documents cut"
+    )
+    return 0
+
+
+def _score(options: argparse.Namespace) -> int:
+    from sumzero.infer.score import score, table
+
+    scores = score(_config(options))
+    print(json.dumps(scores) if options.json else table(scores))
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from sumzero.infer.report import report
+
+    print(report(_config(options)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

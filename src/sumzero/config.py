@@ -1,0 +1,254 @@
+"""Every setting of a run: frozen dataclasses, read from a TOML file and dotted overrides.
+
+`load(file, ["train.lr=1e-4"])` checks all of it at once and raises one ConfigError with a line per
+fault, each with its key path. Unknown keys are faults. Nothing here touches files or devices beyond
+reading the run file.
+"""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+from sumzero.errors import ConfigError
+
+_SETTINGS = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+@dataclass(frozen=True, kw_only=True, config=_SETTINGS)
+class Scratch:
+    """The model made when `model.path = "scratch"`: Qwen3 architecture, random weights.
+
+    Its byte-level BPE tokenizer is trained on the training split.
+    """
+
+    vocab_size: Annotated[int, Field(ge=300)] = 8192
+    hidden_size: Count = 256
+    num_layers: Count = 4
+    num_heads: Count = 4
+    num_kv_heads: Count = 2
+    intermediate_size: Count = 768
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "Scratch":
+        if self.hidden_size % self.num_heads or self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                "num_kv_heads must divide num_heads, and num_heads must divide hidden_size"
+            )
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_SETTINGS)
+class Model:
+    """The causal language model to fine-tune."""
+
+    path: str = "scratch"
+    """A local folder, a Hub name, or "scratch": a small model made from [model.scratch]."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub model."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Precision of weights and activations in training; the optimizer's copy is float32."""
+    attention: Literal["auto", "flash", "sdpa"] = "auto"
+    """Attention back end; "auto" takes flash-attn where it is installed and fits."""
+    scratch: Scratch = Scratch()
+
+
+@dataclass(frozen=True, kw_only=True, config=_SETTINGS)
+class Source:
+    """A file of records and the names of its columns."""
+
+    path: str
+    """A JSONL file: one JSON object a line, UTF-8."""
+    id: str = "id"
+    """Column of the record's id; rows without one are called FILE:LINE."""
+    document: str = "document"
+    """Column of the text to summarize."""
+    targets: str = "target"
+    """Column of the reference: a string, or a list of several references."""
+    instruction: str | None = None
+    """Column of a row's own instruction or question, instead of `data.instruction`."""
+    lead: str | None = None
+    """Column of the lead baseline's text; without it, the document's first sentence."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_SETTINGS)
+class Data:
+    """What is learnt from, and how it is laid out."""
+
+    train: Source | None = None
+    validation: Source | None = None
+    test: Source | None = None
+    instruction: str = "Summarize the text above in one sentence."
+    """What the user's turn asks for, after the document."""
+    max_length: Annotated[int, Field(ge=16)] = 2048
+    """Limit in tokens of one example and of one packed bin: prompt, target and end of turn."""
+    max_prompt: Annotated[int, Field(ge=16)] | None = None
+    """A lower limit for the prompt alone, where documents' heads are enough."""
+    truncation: Literal["head", "head_tail", "middle", "drop", "error"] = "head"
+    """Which part of a document stays when an example is too long. Only documents are cut."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_SETTINGS)
+class Train:
+    """The optimization."""
+
+    deepspeed: str = "zero3"
+    """A preset of ds_configs/ by name, or the path of a DeepSpeed JSON file."""
+    bins_per_step: Count = 32
+    """Packed bins of one optimizer step, over all ranks: the global batch."""
+    epochs: Positive = 3.0
+    max_steps: Count | None = None
+    """Ends the run earlier; the schedule ends with it."""
+    lr: Positive = 1e-5
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: Share = 0.03
+    """Share of the steps over which the learning rate rises from 0."""
+    min_lr: Share = 0.1
+    """Where cosine and linear end, as a share of `lr`."""
+    weight_decay: NotNegative = 0.0
+    betas: Annotated[tuple[Share, Share], Field(strict=False)] = (0.9, 0.95)
+    clip: Positive = 1.0
+    """Limit of the gradient's norm."""
+    gradient_checkpointing: bool = False
+    save_every: Count | None = None
+    """Steps between checkpoints; one is always saved at the end."""
+    log_every: Count = 10
+
+
+@dataclass(frozen=True, kw_only=True, config=_SETTINGS)
+class Generate:
+    """How summaries are generated by vLLM. Nothing is inherited from the model's own defaults."""
+
+    max_new_tokens: Count = 128
+    temperature: NotNegative = 0.0
+    """0 is greedy."""
+    top_p: Share = 1.0
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_in_flight: Count = 256
+    """Requests that are in the engine at once; rows are written as they finish."""
+    tensor_parallel: Count = 1
+    gpu_memory_utilization: Share = 0.9
+    """Share of a GPU's memory that vLLM takes."""
+    cpu_kv_cache_gib: Positive = 1.0
+    """Size of the key-value cache where there is no GPU."""
+    enforce_eager: bool | None = None
+    """Skips compilation and graph capture: a faster start, a slower run. Default: on CPU only."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_SETTINGS)
+class Score:
+    """How summaries are scored."""
+
+    bootstrap: Annotated[int, Field(ge=100)] = 1000
+    """Resamples of the 95% intervals."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_SETTINGS)
+class RunConfig:
+    """A whole run."""
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    """Names the run folder; the run file's name where it is not given."""
+    runs: str = "runs"
+    """The folder of run folders."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    model: Model = Model()
+    data: Data = Data()
+    train: Train = Train()
+    generate: Generate = Generate()
+    score: Score = Score()
+
+
+def load(file: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Reads a run file and applies `a.b=value` overrides; a value is TOML, or else a string.
+
+    Raises ConfigError, with a line for every fault.
+    """
+    file = Path(file)
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{file}: no such run file; recipes/ has examples") from None
+    except (IsADirectoryError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not a TOML file ({error})") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file}: not valid TOML: {error}") from None
+    values.setdefault("name", file.stem)
+    for text in overrides:
+        override(values, text)
+    return check(values, str(file))
+
+
+def check(values: dict[str, Any], origin: str) -> RunConfig:
+    """Validates a nested mapping. Raises ConfigError naming `origin` and every faulty key."""
+    try:
+        return TypeAdapter(RunConfig).validate_json(json.dumps(values, default=str))
+    except ValidationError as error:
+        raise ConfigError(
+            [f"{origin}: {_problem(dict(fault))}" for fault in error.errors()]
+        ) from None
+
+
+def as_dict(settings: Any) -> dict[str, Any]:
+    """The settings as nested plain values, without those that are None; `check` reads it back."""
+    values: dict[str, Any] = {}
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if is_dataclass(value):
+            values[field.name] = as_dict(value)
+        elif value is not None:
+            values[field.name] = list(value) if isinstance(value, tuple) else value
+    return values
+
+
+def override(values: dict[str, Any], text: str) -> None:
+    """Sets `a.b=value` in a nested mapping. Raises ConfigError where it is not of that form."""
+    key, equals, given = text.partition("=")
+    path = key.strip().split(".")
+    if not equals or not all(path):
+        raise ConfigError(f"override {text!r}: write it as section.key=value")
+    try:
+        value = tomllib.loads(f"value = {given}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = given
+    for name in path[:-1]:
+        values = values.setdefault(name, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"override {text!r}: {name} is not a section")
+    values[path[-1]] = value
+
+
+def _problem(fault: dict[str, Any]) -> str:
+    """One line for one of pydantic's faults: key path, what is wrong, what was meant."""
+    path = [str(part) for part in fault["loc"]]
+    key = ".".join(path) or "settings"
+    if fault["type"] == "unexpected_keyword_argument":
+        near = difflib.get_close_matches(key, _keys(RunConfig), n=1, cutoff=0.5)
+        return f"{key}: no such setting" + (f"; did you mean {near[0]}?" if near else "")
+    message = fault["msg"].removeprefix("Value error, ")
+    got = fault.get("input")
+    shown = "" if isinstance(got, dict) else f" (got {json.dumps(got, default=str)})"
+    return f"{key}: {message[:1].lower()}{message[1:]}{shown}"
+
+
+def _keys(settings: Any, prefix: str = "") -> list[str]:
+    """All key paths below a settings class."""
+    found = []
+    for field in fields(settings):
+        path = prefix + field.name
+        found.append(path)
+        section = Source if field.type == Source | None else field.type
+        if isinstance(section, type) and is_dataclass(section):
+            found += _keys(section, path + ".")
+    return found

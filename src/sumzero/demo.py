@@ -1,0 +1,186 @@
+"""`sumzero demo`: the whole way on real data and this machine, with the numbers it gave.
+
+Docstrings of installed code (or the user's own records) are split, a small model is made and
+trained, and its summaries are scored beside the untrained model's and the lead baseline's.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sumzero.config import RunConfig, Source, check, override
+from sumzero.errors import DataError
+from sumzero.harvest import harvest
+from sumzero.infer.generate import finished_generations
+from sumzero.infer.score import table
+from sumzero.log import progress
+from sumzero.pipeline import Stages, require_packages, run
+from sumzero.records import Record, read_all
+from sumzero.runfolder import RunFolder, atomic_file, read_json
+
+COUNTS = {"train": 40000, "test": 200}
+_HELD_OUT = 0.1  # share of a user's own documents that is generated for
+_MAX_HELD_OUT = 200
+# Tuned on 2 cores to end within six minutes; docs/numerics.md says what was tried.
+SETTINGS: dict[str, Any] = {
+    "name": "demo",
+    "model": {
+        "path": "scratch",
+        "dtype": "float32",
+        "scratch": {
+            "vocab_size": 4096,
+            "hidden_size": 128,
+            "num_layers": 4,
+            "num_heads": 4,
+            "num_kv_heads": 4,
+            "intermediate_size": 384,
+        },
+    },
+    "data": {"instruction": "Summarize.", "max_length": 512, "max_prompt": 40},
+    "train": {
+        "bins_per_step": 2,
+        "epochs": 1.0,
+        "lr": 3e-3,
+        "warmup": 0.02,
+        "betas": [0.9, 0.98],
+        "weight_decay": 0.01,
+        "log_every": 20,
+    },
+    "generate": {"max_new_tokens": 48, "dtype": "float32", "cpu_kv_cache_gib": 0.5},
+}
+
+
+def demo(data: str | None, overrides: Sequence[str]) -> int:
+    """Runs the demo, prints the scores, times and verdict. Returns 0, or 1 if a baseline won."""
+    require_packages()
+    config = settings(data, overrides)
+    folder = RunFolder.of(config)
+    if folder.root.is_dir():
+        shutil.rmtree(folder.root)  # a demo begins anew: its times are the point
+    records = folder.root / "records"
+
+    def gather(stages: Stages) -> None:
+        if data is None:
+            with stages("harvest"):
+                write_harvest(records, COUNTS)
+        else:
+            with stages("split"):
+                split_records(config, Path(data), records)
+
+    placed = _with_paths(config, records)
+    scores, stages = run(placed, before=gather)
+    print(summary(folder, scores, stages))
+    return 0 if verdict(scores)[0] else 1
+
+
+def settings(data: str | None, overrides: Sequence[str]) -> RunConfig:
+    """The demo's settings with overrides; columns of the user's data go to `data.train`."""
+    values = json.loads(json.dumps(SETTINGS))
+    values["data"]["train"] = {"path": data or "docstrings"}
+    if data is None:
+        values["data"]["train"]["lead"] = "lead"
+    for text in overrides:
+        override(values, text)
+    return check(values, "demo")
+
+
+def write_harvest(records: Path, counts: dict[str, int]) -> None:
+    """Harvests docstrings into `train.jsonl` and `test.jsonl`."""
+    rows: dict[str, list[dict[str, str]]] = {split: [] for split in counts}
+    with progress(iter(()), "harvesting docstrings", total=sum(counts.values()), unit="") as bar:
+        for split, docstring in harvest(counts):
+            rows[split].append(docstring.row())
+            bar.update(1)
+    if not all(rows.values()):
+        raise DataError("no docstrings found in the installed packages; use --data FILE")
+    for split, of_split in rows.items():
+        _write(records / f"{split}.jsonl", of_split)
+
+
+def split_records(config: RunConfig, data: Path, records: Path) -> None:
+    """Splits a user's records by hash of the document: the same text is never in both splits."""
+    assert config.data.train is not None
+    found, rejects = read_all(replace(config.data.train, path=str(data)), need_targets=True)
+    held_out: list[Record] = []
+    train: list[Record] = []
+    limit = min(_MAX_HELD_OUT, max(1, round(_HELD_OUT * len(found))))
+    by_hash = sorted(found, key=lambda record: hashlib.sha256(record.document.encode()).digest())
+    boundary = by_hash[min(limit, len(by_hash)) - 1].document
+    for index, record in enumerate(by_hash):
+        (held_out if index < limit or record.document == boundary else train).append(record)
+    if not train:
+        raise DataError(f"{data}: {len(found)} records are too few to split; give at least 20")
+    for split, of_split in (("train", train), ("test", held_out)):
+        _write(records / f"{split}.jsonl", [_row(record) for record in of_split])
+    with atomic_file(records / "rejected.jsonl") as out:
+        for reject in rejects:
+            out.write(
+                json.dumps({"file": reject.file, "line": reject.line, "reason": reject.reason})
+            )
+            out.write("\n")
+
+
+def verdict(scores: dict[str, Any]) -> tuple[bool, str]:
+    """Whether the fine-tuned model's ROUGE-L is above both others', and a sentence that says so."""
+    value = {name: found["metrics"]["rougeL"]["value"] for name, found in scores["systems"].items()}
+    won = value["finetuned"] > max(value["untrained"], value["lead1"])
+    return won, (
+        f"The fine-tuned model's ROUGE-L, {value['finetuned']:.2f}, is "
+        f"{'above' if won else 'NOT above'} the untrained model's, {value['untrained']:.2f}, and "
+        f"the lead baseline's, {value['lead1']:.2f}."
+    )
+
+
+def summary(folder: RunFolder, scores: dict[str, Any], stages: Stages) -> str:
+    """What the demo prints at its end."""
+    steps = [json.loads(line) for line in (folder.root / "events.jsonl").open(encoding="utf-8")]
+    end = next(event for event in reversed(steps) if event["event"] == "end")
+    losses = [event["loss"] for event in steps if event["event"] == "step"]
+    made = finished_generations(folder)["finetuned"].manifest
+    plan = read_json(folder.plan, "sumzero demo")
+    rate = made["rows"] / max(made["seconds_generate"], 1e-9)
+    times = "\n".join(f"  {name:<20}{seconds:7.1f} s" for name, seconds in stages.seconds.items())
+    return "\n".join(
+        [
+            "",
+            table(scores),
+            "",
+            f"training    {end['tokens_per_second']:,.0f} tokens/s, {plan['steps']} steps, "
+            f"loss {losses[0]:.2f} -> {losses[-1]:.2f}",
+            f"generation  {rate:,.1f} summaries/s ({made['output_tokens']} tokens), "
+            f"engine start {made['seconds_start']:.1f} s",
+            times,
+            f"  {'all':<20}{sum(stages.seconds.values()):7.1f} s",
+            "",
+            verdict(scores)[1],
+            f"report: {folder.report}",
+        ]
+    )
+
+
+def _with_paths(config: RunConfig, records: Path) -> RunConfig:
+    lead = "lead"
+    train = Source(path=str(records / "train.jsonl"), lead=lead)
+    test = Source(path=str(records / "test.jsonl"), lead=lead)
+    return replace(config, data=replace(config.data, train=train, test=test))
+
+
+def _row(record: Record) -> dict[str, Any]:
+    from sumzero.sentences import first_sentence
+
+    return {
+        "id": record.id,
+        "document": record.document,
+        "target": list(record.targets),
+        "lead": record.lead or first_sentence(record.document),
+    }
+
+
+def _write(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    with atomic_file(file) as out:
+        for row in rows:
+            out.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -1,0 +1,87 @@
+"""The errors a user can cause and mend; the command line turns each into one line and exit code 2.
+
+    SumZeroError
+    |-- ConfigError   the run file or an override: names the key
+    |-- DataError     a record, a file of records, a tokenizer or a model: names file and line
+    `-- RunError      the state on disk or the machine: a stage missing, a disk full, a part absent
+
+Anything else that escapes is a bug of ours and keeps its traceback.
+"""
+
+import errno
+import os
+import sys
+import time
+from collections.abc import Callable
+
+
+class SumZeroError(Exception):
+    """A fault the user can mend. The message says where it is, what is wrong and what to do."""
+
+
+class ConfigError(SumZeroError):
+    """A setting is misspelt, of the wrong type, out of range, or contradicts another.
+
+    `problems` holds one message a fault, so that all of them are shown at once.
+    """
+
+    def __init__(self, problems: str | list[str]) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class DataError(SumZeroError):
+    """Input data cannot be used: a file is missing or empty, no row is usable, no template."""
+
+
+class RunError(SumZeroError):
+    """The run cannot go on: an earlier stage is missing, results do not match, the disk is full."""
+
+
+def guarded(main: Callable[[], int], *, is_main_rank: bool = True) -> int:
+    """Runs a command and returns its exit code; a user's fault becomes one line and code 2.
+
+    On a launch of several ranks all meet the same fault: the others leave it to rank 0 to say it,
+    and speak only if the launcher has not ended them after ten seconds.
+    """
+    try:
+        return main()
+    except ConfigError as error:
+        lines = error.problems
+    except SumZeroError as error:
+        lines = [str(error)]
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        reason = _fault_of_the_machine(error)
+        if reason is None:
+            raise
+        lines = [reason]
+    if not is_main_rank:
+        time.sleep(10)
+    for line in lines:
+        print(f"sumzero: {line}", file=sys.stderr, flush=True)
+    return 2
+
+
+def _fault_of_the_machine(error: Exception) -> str | None:
+    """One line where the disk is full or a path may not be written, else None.
+
+    safetensors and torch report a full disk in exceptions of their own, by its text only.
+    """
+    if isinstance(error, OSError) and error.errno in _MACHINE_FAULTS:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{os.strerror(error.errno)}; {_MACHINE_FAULTS[error.errno]}"
+    if "No space left on device" in str(error) or "file write failed" in str(error):
+        return f"{os.strerror(errno.ENOSPC)}; {_MACHINE_FAULTS[errno.ENOSPC]}"
+    return None
+
+
+_NOTHING_LOST = "nothing half-written was kept, run the command again after making room"
+_MACHINE_FAULTS = {
+    errno.ENOSPC: _NOTHING_LOST,
+    errno.EDQUOT: _NOTHING_LOST,
+    errno.EROFS: "choose another folder with runs=PATH",
+    errno.EACCES: "choose another folder with runs=PATH, or change its permissions",
+    errno.EPERM: "choose another folder with runs=PATH, or change its permissions",
+}

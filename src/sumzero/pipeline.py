@@ -1,0 +1,168 @@
+"""All stages of a run on this machine, one after the other, each timed.
+
+prepare -> train -> export -> generate -> score -> report
+
+Training and generation run in processes of their own: `deepspeed` starts the ranks, and vLLM gives
+its memory back only with its process. On a cluster the stages are jobs; see slurm/.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from sumzero.config import RunConfig
+from sumzero.errors import ConfigError, RunError
+from sumzero.log import logger
+from sumzero.runfolder import RunFolder
+
+_CPU_RANKS = 2
+
+
+class Stages:
+    """Runs and times stages; `seconds` holds the wall time of each that is done."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Times the block as a stage and writes it to events.jsonl."""
+        logger.info("== %s", name)
+        begun = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - begun
+        self._folder.events.write("stage", stage=name, seconds=round(self.seconds[name], 3))
+
+
+def run(
+    config: RunConfig,
+    systems: Sequence[str] = ("untrained", "lead1", "finetuned"),
+    before: Callable[[Stages], None] | None = None,
+    num_ranks: int | None = None,
+) -> tuple[dict[str, Any], Stages]:
+    """Runs every stage; returns the scores and the stages' times.
+
+    `before` runs first, with the stages, once the run folder is there. Raises a SumZeroError where
+    a stage meets the user's fault, RunError where a stage's process failed.
+    """
+    if config.data.test is None:
+        raise ConfigError("data.test: a run ends in scores; set data.test.path")
+    require_packages()
+    folder = RunFolder.of(config)
+    folder.begin(config)
+    stages = Stages(folder)
+    if before:
+        before(stages)
+    with stages("prepare"):
+        prepare(config)
+    with stages("train"):
+        _train(folder, num_ranks or default_ranks())
+    with stages("export"):
+        from sumzero.train.export import export
+
+        export(config)
+    for system in systems:
+        with stages(f"generate {system}"):
+            _process("-m", "sumzero.cli", "generate", str(folder.config), "--system", system)
+    with stages("score"):
+        from sumzero.infer.score import score
+
+        scores = score(config)
+    with stages("report"):
+        from sumzero.infer.report import report
+
+        report(config)
+    return scores, stages
+
+
+def prepare(config: RunConfig) -> dict[str, Any]:
+    """Makes the scratch model where one is asked for, then the token stores; returns the report."""
+    from sumzero.prompt import PromptRenderer, load_tokenizer
+    from sumzero.train import examples
+    from sumzero.train.scratch import make_scratch_model
+
+    folder = RunFolder.of(config)
+    if config.data.train is None:
+        raise ConfigError("data.train: no training data; set data.train.path")
+    folder.begin(config)
+    if config.model.path == "scratch":
+        make_scratch_model(config, config.data.train, folder.scratch_model)
+    tokenizer = load_tokenizer(folder.model_path(config), config.model.revision)
+    renderer = PromptRenderer(tokenizer, config.data.instruction, config.data.truncation)
+    return examples.prepare(config, folder, renderer)
+
+
+def require_packages() -> None:
+    """Raises RunError where a package that the whole way needs is not installed."""
+    missing = [name for name in ("deepspeed", "vllm") if find_spec(name) is None]
+    if missing:
+        raise RunError(
+            f"{' and '.join(missing)} not installed; run `make install` (CPU), or "
+            "pip install 'sumzero[train]' and 'sumzero[infer]' (GPU)"
+        )
+
+
+def default_ranks() -> int:
+    """Training processes of this machine: one a GPU, or two on the CPU."""
+    import torch
+
+    return torch.cuda.device_count() or _CPU_RANKS
+
+
+def _train(folder: RunFolder, num_ranks: int) -> None:
+    from sumzero.runfolder import read_json
+    from sumzero.train import checkpoint
+
+    _process(
+        *("-m", "deepspeed.launcher.runner", "--num_gpus", str(num_ranks)),
+        *("--master_addr", "127.0.0.1", "--master_port", str(_free_port())),
+        *("--module", "sumzero.train", str(folder.config)),
+    )
+    # DeepSpeed's launcher can exit with 0 after its agent was killed: look for the result.
+    steps = read_json(folder.plan, "deepspeed --module sumzero.train")["steps"]
+    name = checkpoint.newest(folder.checkpoints)
+    if name is None or checkpoint.read_state(folder.checkpoints, name)["step"] != steps:
+        raise RunError(f"{folder.checkpoints}: training ended before step {steps}; run it again")
+
+
+def _process(*arguments: str) -> None:
+    """Runs Python with `arguments`, its output shown as it comes. Raises RunError if it fails.
+
+    A user's fault was reported by the process itself, in its own line.
+    """
+    environment = {
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "true",
+        "DS_LOG_LEVEL": "WARNING",
+        "PYTHONWARNINGS": "ignore",
+        **os.environ,
+    }
+    import torch
+
+    if not torch.cuda.is_available():
+        environment.setdefault("DS_ACCELERATOR", "cpu")
+    code = subprocess.run([sys.executable, *arguments], env=environment, check=False).returncode
+    if code != 0:
+        what = " ".join(arguments[1:4])
+        raise RunError(f"{what} ended with exit code {code}; its own message stands above")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def run_file(path: str) -> Path:
+    """The run file of an argument: a TOML file, or a run folder's own config.toml."""
+    given = Path(path)
+    return given / "config.toml" if given.is_dir() else given

@@ -1,0 +1,105 @@
+"""The run folder: where every stage finds what the one before it left, and what is whole.
+
+A file or folder under its final name is whole: writers write beside it and rename.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import tomli_w
+
+from sumzero.config import RunConfig, as_dict
+from sumzero.errors import RunError
+from sumzero.log import Events
+
+
+class RunFolder:
+    """The paths of a run. Nothing is created until something is written."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.config = root / "config.toml"
+        self.environment = root / "environment.json"
+        self.scratch_model = root / "model"
+        self.data = root / "data"
+        self.rejected = root / "data" / "rejected.jsonl"
+        self.data_report = root / "data" / "data_report.json"
+        self.plan = root / "data" / "plan.json"
+        self.checkpoints = root / "checkpoints"
+        self.export = root / "export"
+        self.generations = root / "generations"
+        self.scores = root / "scores.json"
+        self.report = root / "report.html"
+        self.events = Events(root / "events.jsonl")
+
+    @classmethod
+    def of(cls, config: RunConfig) -> "RunFolder":
+        """The folder of a run: `runs`/`name`."""
+        return cls(Path(config.runs) / config.name)
+
+    def begin(self, config: RunConfig) -> None:
+        """Creates the folder and writes the resolved settings."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with atomic_file(self.config) as out:
+            out.write(tomli_w.dumps(as_dict(config)))
+
+    def model_path(self, config: RunConfig) -> str:
+        """The model to start from: the folder or Hub name, or the one made from scratch."""
+        return str(self.scratch_model) if config.model.path == "scratch" else config.model.path
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[IO[str]]:
+    """A text file that appears under `path` whole, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("w", encoding="utf-8") as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A folder that appears under `path` whole, or not at all; one that is there is replaced."""
+    partial = path.with_name(path.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if path.exists():
+            old = path.with_name(path.name + ".old")
+            shutil.rmtree(old, ignore_errors=True)
+            path.rename(old)
+            partial.rename(path)
+            shutil.rmtree(old)
+        else:
+            partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as indented JSON, atomically."""
+    with atomic_file(path) as out:
+        json.dump(value, out, indent=2, ensure_ascii=False, sort_keys=False)
+        out.write("\n")
+
+
+def read_json(path: Path, made_by: str) -> Any:
+    """Reads a JSON file that the stage `made_by` wrote. Raises RunError where it is missing."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing; run `{made_by}` first") from None
+    except ValueError as error:
+        raise RunError(f"{path} is damaged ({error}); run `{made_by}` again") from None

@@ -1,0 +1,1 @@
+"""Training: records in, checkpoint and export out."""

@@ -1,0 +1,37 @@
+"""`deepspeed --module sumzero.train RUN.toml [key=value ...]`: trains, on every rank."""
+
+import argparse
+import sys
+import warnings
+
+from sumzero import log
+from sumzero.config import load
+from sumzero.errors import guarded
+from sumzero.ranks import ranks
+
+
+def main() -> int:
+    """Reads the run file and trains. Returns the exit code: 2 for a fault the user can mend."""
+    parser = argparse.ArgumentParser(
+        prog="deepspeed --module sumzero.train",
+        description="Fine-tune on prepared data, on all ranks of the launch.",
+        epilog="example: deepspeed --num_gpus 8 --module sumzero.train recipes/scitldr.toml "
+        "train.lr=1e-5",
+    )
+    parser.add_argument("run", help="the TOML run file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the launcher adds it
+    arguments = parser.parse_args()
+    who = ranks()
+    log.configure(who)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    config = load(arguments.run, arguments.overrides)
+
+    from sumzero.train.loop import train  # after the arguments: torch takes seconds to import
+
+    train(config, who)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main, is_main_rank=ranks().is_main))

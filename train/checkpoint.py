@@ -1,0 +1,87 @@
+"""Checkpoints that are whole or absent: written beside, renamed, and only then pointed to.
+
+    checkpoints/step-000400/  one shard a rank and `sumzero.json` (step, plan, settings)
+    checkpoints/latest        a link to the newest whole one
+
+A kill at any moment leaves the previous checkpoint as it was. Loading always names the folder:
+DeepSpeed, given none, warns and starts from zero.
+"""
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from sumzero.errors import RunError
+from sumzero.runfolder import read_json, write_json
+from sumzero.train.engine import Engine
+
+_STATE = "sumzero.json"
+_KEPT = 2
+
+
+def save(engine: Engine, folder: Path, step: int, state: dict[str, Any], *, main: bool) -> Path:
+    """Saves as step-N and points `latest` to it; all ranks call it together.
+
+    `state` is written by rank 0 as JSON. Older checkpoints than the last two are removed.
+    """
+    name = f"step-{step:06d}"
+    partial = folder / f"{name}.partial"
+    if main:
+        shutil.rmtree(partial, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+    dist.barrier()
+    engine.save(folder, partial.name, {})
+    if main:
+        write_json(partial / _STATE, {"step": step, **state})
+        shutil.rmtree(folder / name, ignore_errors=True)
+        partial.rename(folder / name)
+        _point(folder / "latest", name)
+        for old in whole(folder)[:-_KEPT]:
+            shutil.rmtree(folder / old)
+    dist.barrier()
+    return folder / name
+
+
+def whole(folder: Path) -> list[str]:
+    """Names of the whole checkpoints, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        entry.name
+        for entry in folder.iterdir()
+        if re.fullmatch(r"step-\d{6,}", entry.name) and (entry / _STATE).is_file()
+    )
+
+
+def newest(folder: Path) -> str | None:
+    """The name of the newest whole checkpoint."""
+    names = whole(folder)
+    return names[-1] if names else None
+
+
+def read_state(folder: Path, name: str) -> dict[str, Any]:
+    """What rank 0 wrote beside the shards of a checkpoint. Raises RunError where it is damaged."""
+    state: dict[str, Any] = read_json(folder / name / _STATE, "deepspeed --module sumzero.train")
+    return state
+
+
+def check_resumable(state: dict[str, Any], expected: dict[str, Any], where: Path) -> None:
+    """Raises RunError where the checkpoint is of other data, settings or number of ranks."""
+    changed = [key for key, value in expected.items() if state.get(key) != value]
+    if changed:
+        details = ", ".join(f"{key} ({state.get(key)} -> {expected[key]})" for key in changed)
+        raise RunError(
+            f"{where}: cannot be resumed: {details} changed since; give the run another name, or "
+            "remove its checkpoints folder to train from the start"
+        )
+
+
+def _point(link: Path, name: str) -> None:
+    new = link.with_name(link.name + ".new")
+    new.unlink(missing_ok=True)
+    os.symlink(name, new)
+    new.replace(link)

@@ -1,0 +1,203 @@
+"""DeepSpeed, and nothing else of the project touches it: ZeRO-3, the step, shards on disk.
+
+`ds_configs/` hold ZeRO, offload and communication keys; batch, precision and clipping come from the
+recipe, so that no setting is said twice.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.integrations import HfDeepSpeedConfig
+
+from sumzero import ds_configs
+from sumzero.config import Model, Train
+from sumzero.errors import ConfigError, RunError
+from sumzero.ranks import Ranks
+
+_OURS = {
+    "train_batch_size": "train.bins_per_step",
+    "train_micro_batch_size_per_gpu": "train.bins_per_step",
+    "gradient_accumulation_steps": "train.bins_per_step",
+    "gradient_clipping": "train.clip",
+    "bf16": "model.dtype",
+    "fp16": "model.dtype",
+    "optimizer": "train.lr, train.betas, train.weight_decay",
+    "scheduler": "train.schedule",
+}
+
+
+def deepspeed_settings(model: Model, train: Train, num_micro_steps: int) -> dict[str, Any]:
+    """The DeepSpeed configuration of a run: the preset plus what the recipe says.
+
+    Raises ConfigError where there is no such preset, or it holds a key that the recipe sets.
+    """
+    preset = _read_preset(train.deepspeed)
+    conflicts = [f"{key} (set {_OURS[key]})" for key in preset if key in _OURS]
+    if conflicts:
+        raise ConfigError(
+            f"train.deepspeed: {train.deepspeed} holds {', '.join(conflicts)}; "
+            "the recipe sets these"
+        )
+    return preset | {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": num_micro_steps,
+        "gradient_clipping": train.clip,
+        "bf16": {"enabled": model.dtype == "bfloat16"},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 2**31 - 1,
+    }
+
+
+def start(who: Ranks) -> torch.device:
+    """Joins the process group and returns this rank's device.
+
+    Without a launcher (no MASTER_ADDR) a lone process forms a group of its own.
+    """
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        # Ranks share the cores of a node unless the launcher has divided them.
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // who.local_world))
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", "29500" if who.world > 1 else "0")
+    for name, value in (
+        ("RANK", who.rank),
+        ("WORLD_SIZE", who.world),
+        ("LOCAL_RANK", who.local_rank),
+    ):
+        os.environ.setdefault(name, str(value))
+    import deepspeed
+
+    # The op for shared-memory collectives is compiled on first use and ends the run where there is
+    # no compiler; gloo serves without it.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", who.local_rank)
+        torch.cuda.set_device(device)
+    deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", verbose=False)
+    return device
+
+
+@contextmanager
+def zero3_loading(settings: dict[str, Any]) -> Iterator[None]:
+    """While open, transformers splits parameters over the ranks as it loads a model (ZeRO-3)."""
+    # transformers holds the object weakly: it counts while it is alive.
+    alive = HfDeepSpeedConfig(settings)
+    yield
+    del alive
+
+
+class Engine:
+    """A model under ZeRO with its optimizer."""
+
+    def __init__(self, model: torch.nn.Module, settings: dict[str, Any], train: Train) -> None:
+        import deepspeed
+
+        optimizer = torch.optim.AdamW(
+            _parameter_groups(model, train.weight_decay), lr=train.lr, betas=train.betas
+        )
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=model, optimizer=optimizer, config=settings
+        )
+        self.module: torch.nn.Module = self._engine.module
+        self._world = torch.distributed.get_world_size()
+
+    @property
+    def model(self) -> torch.nn.Module:
+        """The model as it must be called: through the engine, so that ZeRO's hooks run."""
+        model: torch.nn.Module = self._engine
+        return model
+
+    def backward(self, summed_loss: torch.Tensor, step_supervised: int) -> None:
+        """Adds a micro-batch's gradient: that of its summed loss over the step's global count.
+
+        ZeRO averages gradients over ranks, hence the factor; accumulation must not divide again.
+        """
+        self._engine.backward(
+            summed_loss * (self._world / max(1, step_supervised)), scale_wrt_gas=False
+        )
+
+    def step(self, lr: float) -> None:
+        """Ends a micro-step; on the last one of a step, clips and updates the parameters."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._engine.step()
+
+    @property
+    def gradient_norm(self) -> float:
+        """The norm of the last step's gradient before clipping, over all ranks."""
+        return float(self._engine.get_global_grad_norm() or 0.0)
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps that ZeRO left out because a gradient was not finite."""
+        return int(self._engine.skipped_steps)
+
+    def total(self, value: torch.Tensor) -> torch.Tensor:
+        """The sum of a small tensor over all ranks, on each of them."""
+        torch.distributed.all_reduce(value)
+        return value
+
+    def save(self, folder: Path, tag: str, state: dict[str, Any]) -> None:
+        """Every rank writes its shard to `folder`/`tag`; all ranks call it together."""
+        self._engine.save_checkpoint(str(folder), tag=tag, client_state=state, save_latest=False)
+        torch.distributed.barrier()
+
+    def load(self, folder: Path, tag: str) -> dict[str, Any]:
+        """Restores weights and optimizer; returns the saved state. Raises RunError on failure."""
+        path, state = self._engine.load_checkpoint(str(folder), tag=tag)
+        if path is None:
+            raise RunError(f"{folder / tag}: the checkpoint cannot be loaded")
+        found: dict[str, Any] = state
+        return found
+
+    def close(self) -> None:
+        """Leaves the process group; all ranks together, so that none is gone too early."""
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+def consolidated_weights(checkpoints: Path, tag: str) -> dict[str, torch.Tensor]:
+    """The whole model's float32 weights by name, put together from the ranks' shards."""
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    weights: dict[str, torch.Tensor] = get_fp32_state_dict_from_zero_checkpoint(
+        str(checkpoints), tag=tag
+    )
+    return weights
+
+
+def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices decay, vectors (norms, biases) do not; a group without parameters is left out."""
+    groups: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            shape = getattr(parameter, "ds_shape", parameter.shape)  # whole, under ZeRO-3
+            groups[len(shape) >= 2].append(parameter)
+    return [
+        {"params": parameters, "weight_decay": weight_decay if decays else 0.0}
+        for decays, parameters in groups.items()
+        if parameters
+    ]
+
+
+def _read_preset(name: str) -> dict[str, Any]:
+    folder = Path(ds_configs.__file__).parent
+    file = Path(name) if name.endswith(".json") else folder / f"{name}.json"
+    try:
+        preset = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = ", ".join(sorted(preset.stem for preset in folder.glob("*.json")))
+        raise ConfigError(f"train.deepspeed: no {name!r}; presets: {known}, or a .json") from None
+    except ValueError as error:
+        raise ConfigError(f"train.deepspeed: {file} is not valid JSON: {error}") from None
+    if not isinstance(preset, dict):
+        raise ConfigError(f"train.deepspeed: {file} must hold a JSON object")
+    return preset

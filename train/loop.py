@@ -1,0 +1,215 @@
+"""The training loop, top to bottom: load, prove, resume, step, log, save."""
+
+import math
+import platform
+import sys
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from sumzero.config import RunConfig, as_dict
+from sumzero.errors import DataError, RunError
+from sumzero.kernels.packed_attention import choose_backend
+from sumzero.log import logger, progress
+from sumzero.prompt import load_tokenizer
+from sumzero.ranks import Ranks
+from sumzero.runfolder import RunFolder, write_json
+from sumzero.train import checkpoint, engine
+from sumzero.train.batches import StepBatches, batches
+from sumzero.train.examples import TokenStore, store_file
+from sumzero.train.loss import summed_loss
+from sumzero.train.model import check_context, load_model, prove_packing
+from sumzero.train.packing import Plan, make_plan
+from sumzero.train.schedule import learning_rate
+from sumzero.train.throughput import Throughput
+
+
+def train(config: RunConfig, who: Ranks) -> None:
+    """Fine-tunes to the last step, from the newest checkpoint where there is one.
+
+    Every rank of the launch calls it. Raises a SumZeroError where data, settings or machine do not
+    allow it, before anything is overwritten.
+    """
+    folder = RunFolder.of(config)
+    path = folder.model_path(config)
+    store = TokenStore(store_file(folder, "train"))
+    plan = _plan(store, config)
+    num_steps = _num_steps(plan, config)
+    expected = _identity(config, plan, who)
+    resumed_from = checkpoint.newest(folder.checkpoints)
+    start = 0
+    if resumed_from is not None:
+        state = checkpoint.read_state(folder.checkpoints, resumed_from)
+        checkpoint.check_resumable(state, expected, folder.checkpoints / resumed_from)
+        start = state["step"]
+        if start >= num_steps:
+            logger.info("trained already: %s", folder.checkpoints / resumed_from)
+            return
+    settings = engine.deepspeed_settings(
+        config.model, config.train, plan.num_micro_steps(who.world)
+    )
+    tokenizer = load_tokenizer(path, config.model.revision)
+    check_context(path, config.data.max_length, config.model.revision)
+    dtype = getattr(torch, config.model.dtype)
+
+    device = engine.start(who)
+    backend = choose_backend(device, dtype, config.model.attention)
+    torch.manual_seed(config.seed)
+    with engine.zero3_loading(settings):
+        model = load_model(path, dtype, config.model.revision)
+    if config.train.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    trainer = engine.Engine(model, settings, config.train)
+    difference = prove_packing(trainer.model, backend, len(tokenizer))
+    if resumed_from is not None:
+        trainer.load(folder.checkpoints, resumed_from)
+    if who.is_main:
+        folder.begin(config)
+        write_json(folder.environment, _environment(who, device, backend))
+        _write_plan(plan, num_steps, folder)
+        folder.events.write(
+            "start", step=start, steps=num_steps, ranks=who.world, packing_difference=difference
+        )
+        logger.info(
+            "%s: %d sequences in %d bins (%.1f%% full), %d steps on %d x %s, attention: %s%s",
+            path,
+            len(store),
+            plan.num_bins,
+            100 * plan.efficiency,
+            num_steps,
+            who.world,
+            device.type,
+            backend,
+            f", resumed at step {start}" if start else "",
+        )
+
+    trainer.model.train()
+    throughput = Throughput()
+    pad_id = tokenizer.pad_token_id or 0
+    feed = batches(
+        store, plan, rank=who.rank, world=who.world, start=start, stop=num_steps, pad_id=pad_id
+    )
+    last_saved = start
+    with progress(iter(()), "training", total=num_steps, unit="step") as bar:
+        bar.update(start)
+        for step, work in feed:
+            lr = learning_rate(step, num_steps, config.train)
+            loss_sum = train_step(trainer, work, backend, lr)
+            throughput.add(work.tokens)
+            done = step + 1
+            if done % config.train.log_every == 0 or done == num_steps:
+                loss = float(trainer.total(loss_sum)) / max(1, work.supervised_tokens)
+                _log(folder, bar, who, trainer, throughput, loss=loss, lr=lr, step=done)
+            if done == num_steps or _is_due(done, config.train.save_every):
+                state = {**expected, "tokens_per_second": round(throughput.overall, 1)}
+                checkpoint.save(trainer, folder.checkpoints, done, state, main=who.is_main)
+                last_saved = done
+            bar.update(1)
+    assert last_saved == num_steps
+    if who.is_main:
+        folder.events.write(
+            "end",
+            step=num_steps,
+            seconds=round(throughput.seconds, 3),
+            tokens_per_second=round(throughput.overall, 1),
+            skipped_steps=trainer.skipped_steps,
+        )
+    trainer.close()
+
+
+def train_step(trainer: engine.Engine, work: StepBatches, backend: str, lr: float) -> torch.Tensor:
+    """One optimizer step; returns this rank's summed loss, on the device and unread."""
+    total = torch.zeros((), device=next(trainer.model.parameters()).device)
+    for batch in work.batches:
+        loss = summed_loss(trainer.model, batch, backend)
+        trainer.backward(loss, work.supervised_tokens)
+        trainer.step(lr)
+        total += loss.detach()
+    return total
+
+
+def _plan(store: TokenStore, config: RunConfig) -> Plan:
+    if store.supervised.sum() == 0:
+        raise DataError("data.train: there is no supervised token in all of the data")
+    longest = int(store.lengths.max())
+    if longest > config.data.max_length:
+        raise RunError(
+            f"data.max_length = {config.data.max_length}, but the prepared data hold {longest} "
+            "tokens; run `sumzero prepare` again"
+        )
+    return make_plan(
+        store.lengths,
+        store.supervised,
+        limit=config.data.max_length,
+        bins_per_step=config.train.bins_per_step,
+        seed=config.seed,
+    )
+
+
+def _num_steps(plan: Plan, config: RunConfig) -> int:
+    steps = math.ceil(config.train.epochs * plan.steps_per_epoch)
+    return min(steps, config.train.max_steps or steps)
+
+
+def _identity(config: RunConfig, plan: Plan, who: Ranks) -> dict[str, Any]:
+    """What must be the same for a checkpoint to be continued."""
+    settings = as_dict(config)
+    for key in ("save_every", "log_every"):
+        settings["train"].pop(key, None)
+    return {
+        "plan": plan.digest,
+        "ranks": who.world,
+        "seed": config.seed,
+        "model": settings["model"],
+        "train": settings["train"],
+    }
+
+
+def _is_due(step: int, every: int | None) -> bool:
+    return every is not None and step % every == 0
+
+
+def _log(
+    folder: RunFolder,
+    bar: Any,
+    who: Ranks,
+    trainer: engine.Engine,
+    throughput: Throughput,
+    **values: float,
+) -> None:
+    if not math.isfinite(values["loss"]):
+        logger.warning("step %d: the loss is %s", values["step"], values["loss"])
+    if who.is_main:
+        rate = throughput.mark()
+        folder.events.write(
+            "step", **values, gradient_norm=trainer.gradient_norm, tokens_per_second=round(rate, 1)
+        )
+        bar.set_postfix_str(f"loss {values['loss']:.3f}, {rate:,.0f} tokens/s", refresh=False)
+
+
+def _write_plan(plan: Plan, num_steps: int, folder: RunFolder) -> None:
+    write_json(
+        folder.plan,
+        {
+            "digest": plan.digest,
+            "sequences": len(plan.lengths),
+            "bins": plan.num_bins,
+            "efficiency": round(plan.efficiency, 5),
+            "steps_per_epoch": plan.steps_per_epoch,
+            "steps": num_steps,
+        },
+    )
+
+
+def _environment(who: Ranks, device: torch.device, backend: str) -> dict[str, Any]:
+    packages = ("torch", "deepspeed", "transformers", "tokenizers", "datasets", "sumzero")
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "ranks": who.world,
+        "threads": torch.get_num_threads(),
+        "attention": backend,
+        "packages": {name: metadata.version(name) for name in packages},
+    }

@@ -1,0 +1,124 @@
+"""Makes the small model of `model.path = "scratch"`: Qwen3 architecture, tokenizer, template.
+
+The tokenizer is byte-level BPE trained on the training split. Words never carry the space before
+them, and identifiers fall into their words, so that `get_name` and `get the name` share tokens: a
+model that sees only thousands of examples can then copy a word it has never been taught.
+
+Value and output projections start as a scaled rotation and its inverse, so attention begins by
+copying the attended tokens' embeddings (mimetic initialisation, Trockman and Kolter 2023, arXiv
+2305.09828). Both choices were measured; docs/numerics.md has the figures.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention
+
+from sumzero.config import RunConfig, Scratch, Source
+from sumzero.errors import DataError
+from sumzero.records import Record, read
+from sumzero.runfolder import atomic_folder
+
+END_OF_TEXT, TURN, END_OF_TURN = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+_WORDS = r"\p{Lu}?\p{Ll}+|\p{Lu}+(?!\p{Ll})|\p{L}+|\p{N}+| +|[^\s\p{L}\p{N}]+|\s+"
+_COPYING = 0.3  # scale of the value and output projections' product
+_MAX_CHARACTERS = 4000  # of a document that the tokenizer is trained on
+TEMPLATE = (
+    "{% for message in messages %}"
+    "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def make_scratch_model(config: RunConfig, source: Source, folder: Path) -> None:
+    """Writes model and tokenizer to `folder`, unless a finished one is there.
+
+    Raises DataError where the source has no usable record.
+    """
+    if (folder / "config.json").is_file():
+        return
+    tokenizer = train_tokenizer(_texts(source), config.model.scratch.vocab_size)
+    if len(tokenizer) < 260:
+        raise DataError(f"{source.path}: no text to train a tokenizer on")
+    model = initial_model(
+        config.model.scratch, tokenizer, max(config.data.max_length, 64), config.seed
+    )
+    with atomic_folder(folder) as partial:
+        tokenizer.save_pretrained(partial)
+        model.save_pretrained(partial)
+
+
+def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with a chat template: any text can be encoded, and comes back."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT, TURN, END_OF_TURN],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        eos_token=END_OF_TURN,
+        pad_token=END_OF_TEXT,
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def initial_model(
+    shape: Scratch, tokenizer: PreTrainedTokenizerFast, positions: int, seed: int
+) -> Qwen3ForCausalLM:
+    """Random weights in float32; the same for the same seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen3ForCausalLM(
+            Qwen3Config(
+                vocab_size=len(tokenizer),
+                hidden_size=shape.hidden_size,
+                num_hidden_layers=shape.num_layers,
+                num_attention_heads=shape.num_heads,
+                num_key_value_heads=shape.num_kv_heads,
+                head_dim=shape.hidden_size // shape.num_heads,
+                intermediate_size=shape.intermediate_size,
+                max_position_embeddings=positions,
+                tie_word_embeddings=True,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+                bos_token_id=None,
+            )
+        )
+        with torch.no_grad():
+            for layer in model.model.layers:
+                _begin_by_copying(layer.self_attn, shape)
+    return model
+
+
+def _begin_by_copying(attention: Qwen3Attention, shape: Scratch) -> None:
+    """Output projection = (value projection)^T, head by head: their product is symmetric."""
+    head = shape.hidden_size // shape.num_heads
+    value = torch.nn.init.orthogonal_(torch.empty(shape.num_kv_heads * head, shape.hidden_size))
+    by_head = value.view(shape.num_kv_heads, 1, head, shape.hidden_size)
+    repeated = by_head.expand(-1, shape.num_heads // shape.num_kv_heads, -1, -1)
+    attention.v_proj.weight.copy_(value * _COPYING**0.5)
+    attention.o_proj.weight.copy_(repeated.reshape(-1, shape.hidden_size).T * _COPYING**0.5)
+
+
+def _texts(source: Source) -> Iterator[str]:
+    for row in read(source, need_targets=True):
+        if isinstance(row, Record):
+            yield row.document[:_MAX_CHARACTERS]
+            yield from row.targets
