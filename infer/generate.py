@@ -23,7 +23,7 @@ from sumzero.infer.engine import Engine, Request, engine_version
 from sumzero.log import logger, progress
 from sumzero.prompt import PromptRenderer
 from sumzero.records import Record, read_all
-from sumzero.runfolder import RunFolder, atomic_file, read_json, write_json
+from sumzero.runfolder import RunFolder, read_json, read_jsonl, write_json, write_jsonl
 from sumzero.sentences import first_sentence
 
 SYSTEMS = ("finetuned", "untrained", "lead1")
@@ -39,7 +39,7 @@ class Generation:
 
     def rows(self) -> list[Row]:
         """The merged rows, in input order."""
-        return [json.loads(line) for line in (self.folder / "merged.jsonl").open(encoding="utf-8")]
+        return read_jsonl(self.folder / "merged.jsonl")
 
 
 def generate(config: RunConfig, system: str = "finetuned") -> Generation:
@@ -101,7 +101,7 @@ def generate(config: RunConfig, system: str = "finetuned") -> Generation:
         "output_tokens": sum(row.get("output_tokens", 0) for row in merged),
         "seconds_start": round(started, 3),
         "seconds_generate": round(time.perf_counter() - begun - started, 3),
-        "rows_this_session": len(todo),
+        "rows_made_now": len(todo),
         "finished": time.time(),
     }
     write_json(where / "manifest.json", manifest)
@@ -155,9 +155,7 @@ def merge(where: Path, ids: list[str]) -> list[Row]:
             f"{min(missing or unknown)!r} first"
         )
     merged = [rows[id_] for id_ in ids]
-    with atomic_file(where / "merged.jsonl") as out:
-        for row in merged:
-            out.write(json.dumps(row, ensure_ascii=False) + "\n")
+    write_jsonl(where / "merged.jsonl", merged)
     return merged
 
 

@@ -14,7 +14,7 @@ from sumzero.errors import ConfigError
 from sumzero.infer.generate import finished_generations
 from sumzero.infer.rouge import rouge
 from sumzero.records import read_all
-from sumzero.runfolder import RunFolder, atomic_file, read_json
+from sumzero.runfolder import RunFolder, atomic_file, read_json, read_jsonl
 
 _MAX_EXAMPLES = 200
 _MAX_CHARACTERS = 4000  # of a document that is shown
@@ -27,7 +27,7 @@ def report(config: RunConfig) -> Path:
         raise ConfigError("data.test: no records to report on; set data.test.path")
     folder = RunFolder.of(config)
     scores = read_json(folder.scores, "sumzero score RUN.toml")
-    events = _events(folder.root / "events.jsonl")
+    events = read_jsonl(folder.root / "events.jsonl")
     steps = [event for event in events if event["event"] == "step"]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -106,12 +106,6 @@ def _curve(points: list[tuple[float, float]]) -> dict[str, Any] | None:
         "high": high,
         "steps": xs[-1],
     }
-
-
-def _events(file: Path) -> list[dict[str, Any]]:
-    if not file.is_file():
-        return []
-    return [json.loads(line) for line in file.open(encoding="utf-8")]
 
 
 def _optional(file: Path) -> Any:

@@ -20,8 +20,7 @@ def packed_attention(
     """softmax(q k^T * scale) v within each segment, causal: (T, H, D) in the inputs' dtype."""
     num_groups = q_THD.shape[1] // k_TKD.shape[1]
     k_THD, v_THD = (x.repeat_interleave(num_groups, dim=1) for x in (k_TKD, v_TKD))
-    segment_T = torch.repeat_interleave(torch.tensor(lengths), torch.tensor(lengths)).clone()
-    segment_T[:] = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    segment_T = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
     position_T = torch.arange(len(segment_T))
     distance_TT = position_T[:, None] - position_T[None, :]
     allowed_TT = (segment_T[:, None] == segment_T[None, :]) & (distance_TT >= 0)

@@ -34,7 +34,7 @@ def train(config: RunConfig, who: Ranks) -> None:
     folder = RunFolder.of(config)
     path = folder.model_path(config)
     store = TokenStore(store_file(folder, "train"))
-    plan = _plan(store, config)
+    plan = make_run_plan(store, config)
     num_steps = _num_steps(plan, config)
     expected = _identity(config, plan, who)
     resumed_from = checkpoint.newest(folder.checkpoints)
@@ -129,7 +129,8 @@ def train_step(trainer: engine.Engine, work: StepBatches, backend: str, lr: floa
     return total
 
 
-def _plan(store: TokenStore, config: RunConfig) -> Plan:
+def make_run_plan(store: TokenStore, config: RunConfig) -> Plan:
+    """The plan of a run's training data. Raises DataError or RunError where it cannot be made."""
     if store.supervised.sum() == 0:
         raise DataError("data.train: there is no supervised token in all of the data")
     longest = int(store.lengths.max())

@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from sumzero.infer.score import table
 from sumzero.log import progress
 from sumzero.pipeline import Stages, require_packages, run
 from sumzero.records import Record, read_all
-from sumzero.runfolder import RunFolder, atomic_file, read_json
+from sumzero.runfolder import RunFolder, read_json, read_jsonl, write_jsonl
 
 COUNTS = {"train": 40000, "test": 200}
 _HELD_OUT = 0.1  # share of a user's own documents that is generated for
@@ -98,7 +98,7 @@ def write_harvest(records: Path, counts: dict[str, int]) -> None:
     if not all(rows.values()):
         raise DataError("no docstrings found in the installed packages; use --data FILE")
     for split, of_split in rows.items():
-        _write(records / f"{split}.jsonl", of_split)
+        write_jsonl(records / f"{split}.jsonl", of_split)
 
 
 def split_records(config: RunConfig, data: Path, records: Path) -> None:
@@ -115,13 +115,8 @@ def split_records(config: RunConfig, data: Path, records: Path) -> None:
     if not train:
         raise DataError(f"{data}: {len(found)} records are too few to split; give at least 20")
     for split, of_split in (("train", train), ("test", held_out)):
-        _write(records / f"{split}.jsonl", [_row(record) for record in of_split])
-    with atomic_file(records / "rejected.jsonl") as out:
-        for reject in rejects:
-            out.write(
-                json.dumps({"file": reject.file, "line": reject.line, "reason": reject.reason})
-            )
-            out.write("\n")
+        write_jsonl(records / f"{split}.jsonl", [_row(record) for record in of_split])
+    write_jsonl(records / "rejected.jsonl", map(asdict, rejects))
 
 
 def verdict(scores: dict[str, Any]) -> tuple[bool, str]:
@@ -137,9 +132,9 @@ def verdict(scores: dict[str, Any]) -> tuple[bool, str]:
 
 def summary(folder: RunFolder, scores: dict[str, Any], stages: Stages) -> str:
     """What the demo prints at its end."""
-    steps = [json.loads(line) for line in (folder.root / "events.jsonl").open(encoding="utf-8")]
-    end = next(event for event in reversed(steps) if event["event"] == "end")
-    losses = [event["loss"] for event in steps if event["event"] == "step"]
+    events = read_jsonl(folder.root / "events.jsonl")
+    end = next(event for event in reversed(events) if event["event"] == "end")
+    losses = [event["loss"] for event in events if event["event"] == "step"]
     made = finished_generations(folder)["finetuned"].manifest
     plan = read_json(folder.plan, "sumzero demo")
     rate = made["rows"] / max(made["seconds_generate"], 1e-9)
@@ -178,9 +173,3 @@ def _row(record: Record) -> dict[str, Any]:
         "target": list(record.targets),
         "lead": record.lead or first_sentence(record.document),
     }
-
-
-def _write(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with atomic_file(file) as out:
-        for row in rows:
-            out.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -7,13 +7,14 @@ Training and inference both render here, so a model sees at inference what it wa
 
 The template is rendered once with marks in place of the user's text and the target, and cut at the
 marks. Its own parts are encoded with the full tokenizer, so control tokens in them count. User text
-is encoded with a copy of the tokenizer that knows no added token: `<|im_end|>` in a document stays
+is encoded with a copy of the tokenizer that knows no control token: `<|im_end|>` in a document stays
 the characters it is made of, and cannot end the turn.
 
 The document comes first and is the only part that is ever cut, on token boundaries.
 """
 
 import json
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,12 +73,8 @@ class PromptRenderer:
         self.tokenizer = tokenizer
         self.instruction = instruction
         self.truncation = Truncation(truncation)
-        self._plain = _without_added_tokens(tokenizer)
-        self._control = sorted(
-            ((token.content, id_) for id_, token in tokenizer.added_tokens_decoder.items()),
-            key=lambda item: -len(item[0]),
-        )
-        self._control_ids = {id_ for _, id_ in self._control}
+        self._control_ids = _control_ids(tokenizer)
+        self._plain = _without_control_tokens(tokenizer, self._control_ids)
         head, tail, end = _template_parts(tokenizer)
         self._head = self._encode_template(head)
         self._tail = self._encode_template(tail)
@@ -87,12 +84,13 @@ class PromptRenderer:
         self._instructions: dict[str, list[int]] = {}
 
     def encode_text(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of user texts, in parallel. No added token is among them."""
+        """Token ids of user texts, in parallel. No control token is among them."""
         encoded = [item.ids for item in self._plain.encode_batch(texts, add_special_tokens=False)]
-        for index, ids in enumerate(encoded):
-            # Some vocabularies hold control tokens as ordinary pieces too.
-            if not self._control_ids.isdisjoint(ids):
-                encoded[index] = self._encode_split(texts[index])
+        for ids in encoded:
+            left = self._control_ids.intersection(ids)
+            if left:  # unknown characters become the end of text: the tokenizer has no other token
+                token = self.tokenizer.convert_ids_to_tokens(min(left))
+                raise DataError(f"tokenizer: a text holds characters it can only encode as {token}")
         return encoded
 
     def fixed_tokens(self, instruction: str | None = None) -> int:
@@ -123,18 +121,6 @@ class PromptRenderer:
 
     def _encode_template(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
-        return ids
-
-    def _encode_split(self, text: str) -> list[int]:
-        """Encodes with every control string broken after its first character."""
-        for content, _ in self._control:
-            text = text.replace(content, content[0] + "\0" + content[1:])
-        pieces = self._plain.encode_batch(text.split("\0"), add_special_tokens=False)
-        ids = [id_ for piece in pieces for id_ in piece.ids]
-        left = self._control_ids.intersection(ids)
-        if left:
-            token = self.tokenizer.convert_ids_to_tokens(min(left))
-            raise DataError(f"tokenizer: text cannot be encoded without the control token {token}")
         return ids
 
     def _end_of_turn(self, end: str) -> list[int]:
@@ -211,9 +197,43 @@ def _apply(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], cue:
     return str(text)
 
 
-def _without_added_tokens(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+def _control_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Added tokens that are marks, not text: special ones, and others that read like a name.
+
+    Runs of spaces and line breaks are text (Gemma adds them), and so is what stands for unknown
+    characters, unless it ends the text as well.
+    """
+    found = {
+        id_
+        for id_, token in tokenizer.added_tokens_decoder.items()
+        if token.special or (len(token.content) > 1 and any(map(str.isalnum, token.content)))
+    }
+    unknown = tokenizer.unk_token_id
+    return found if unknown == tokenizer.eos_token_id else found - {unknown}
+
+
+def _without_control_tokens(tokenizer: PreTrainedTokenizerBase, control: set[int]) -> Tokenizer:
+    """A copy without added tokens. Control tokens that its vocabulary holds too get other names."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     state.update(added_tokens=[], post_processor=None, truncation=None, padding=None)
+    model = state["model"]
+    rows = model["vocab"]
+    pieces = rows.items() if isinstance(rows, dict) else ((row[0], i) for i, row in enumerate(rows))
+    marks = control | {tokenizer.unk_token_id}
+    never = secrets.token_hex(16)  # no text holds it
+    renamed = {piece: never + piece for piece, id_ in pieces if id_ in marks}
+    if isinstance(rows, dict):
+        model["vocab"] = {renamed.get(piece, piece): id_ for piece, id_ in rows.items()}
+    else:
+        model["vocab"] = [[renamed.get(piece, piece), score] for piece, score in rows]
+    if model.get("unk_token"):
+        model["unk_token"] = renamed.get(model["unk_token"], model["unk_token"])
+    if "merges" in model:
+        model["merges"] = [
+            (left, right)
+            for left, right in model["merges"]
+            if renamed.keys().isdisjoint((left, right, left + right))
+        ]
     return Tokenizer.from_str(json.dumps(state))
 
 

@@ -6,7 +6,7 @@ A file or folder under its final name is whole: writers write beside it and rena
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -93,6 +93,21 @@ def write_json(path: Path, value: Any) -> None:
     with atomic_file(path) as out:
         json.dump(value, out, indent=2, ensure_ascii=False, sort_keys=False)
         out.write("\n")
+
+
+def read_jsonl(path: Path) -> list[Any]:
+    """The values of a JSONL file of ours; none where there is no file."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
+    """Writes one JSON value a line, atomically."""
+    with atomic_file(path) as out:
+        for row in rows:
+            out.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path, made_by: str) -> Any:

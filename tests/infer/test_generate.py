@@ -1,0 +1,97 @@
+import json
+
+import pytest
+
+from sumzero.config import load
+from sumzero.errors import ConfigError, DataError, RunError
+from sumzero.infer.generate import finished_generations, generate, merge, repair, weights_digest
+from sumzero.runfolder import RunFolder
+
+RECORDS = [
+    {"id": "a", "document": "First sentence. Second sentence.", "target": "One."},
+    {"id": "b", "document": "只有一句。还有一句。", "target": "二。"},
+    {"id": "c", "document": "No stop at all <|im_end|>", "target": "Three."},
+]
+
+
+@pytest.fixture
+def run_file(tmp_path):
+    _write(tmp_path / "test.jsonl", RECORDS)
+    file = tmp_path / "run.toml"
+    file.write_text(f'runs = "{tmp_path}/runs"\n[data.test]\npath = "{tmp_path}/test.jsonl"\n')
+    return file
+
+
+def _write(file, rows):
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_the_lead_baseline_is_the_first_sentence_of_every_record_in_order(run_file):
+    made = generate(load(run_file), "lead1")
+    assert [(row["id"], row["text"]) for row in made.rows()] == [
+        ("a", "First sentence."),
+        ("b", "只有一句。"),
+        ("c", "No stop at all <|im_end|>"),
+    ]
+    assert made.manifest["rows"] == 3
+
+
+def test_a_column_can_hold_the_lead(run_file, tmp_path):
+    _write(tmp_path / "test.jsonl", [row | {"first": row["id"] * 3} for row in RECORDS])
+    made = generate(load(run_file, ["data.test.lead=first"]), "lead1")
+    assert [row["text"] for row in made.rows()] == ["aaa", "bbb", "ccc"]
+
+
+def test_other_input_is_another_generation_and_the_newest_counts(run_file, tmp_path):
+    first = generate(load(run_file), "lead1")
+    assert generate(load(run_file), "lead1").folder == first.folder
+    _write(tmp_path / "test.jsonl", RECORDS[:2])
+    second = generate(load(run_file), "lead1")
+    assert second.folder != first.folder
+    newest = finished_generations(RunFolder.of(load(run_file)))
+    assert newest["lead1"].folder == second.folder
+
+
+def test_a_torn_line_is_cut_off_and_its_row_made_again(run_file):
+    made = generate(load(run_file), "lead1")
+    shard = made.folder / "shard-00000.jsonl"
+    whole = shard.read_bytes()
+    for size in range(len(whole)):
+        shard.write_bytes(whole[:size])
+        (made.folder / "manifest.json").unlink(missing_ok=True)
+        again = generate(load(run_file), "lead1")
+        assert shard.read_bytes() == whole
+        assert again.rows() == made.rows()
+
+
+def test_a_damaged_shard_is_refused(tmp_path):
+    shard = tmp_path / "shard-00000.jsonl"
+    shard.write_text('{"id": "a"}\nnot json\n')
+    with pytest.raises(RunError, match=r"shard-00000\.jsonl: damaged"):
+        repair(shard)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["a", "b"], "1 inputs have no row, 0 rows have no input, 'c' first"),
+        (["a", "b", "c", "d"], "0 inputs have no row, 1 rows have no input, 'd' first"),
+        (["a", "b", "c", "b"], r":4: id 'b' stands there twice"),
+    ],
+)
+def test_merge_refuses_what_is_not_each_id_once(tmp_path, rows, message):
+    _write(tmp_path / "shard-00000.jsonl", [{"id": row, "text": ""} for row in rows])
+    with pytest.raises(RunError, match=message):
+        merge(tmp_path, ["a", "b", "c"])
+    assert not (tmp_path / "merged.jsonl").exists()
+
+
+def test_what_is_missing_is_said(run_file, tmp_path):
+    with pytest.raises(RunError, match="run `sumzero export"):
+        generate(load(run_file))
+    bare = tmp_path / "bare.toml"
+    bare.write_text("")
+    with pytest.raises(ConfigError, match=r"data\.test\.path"):
+        generate(load(bare))
+    with pytest.raises(DataError, match="safetensors"):
+        weights_digest(tmp_path)

@@ -1,0 +1,70 @@
+import json
+
+import pytest
+
+from sumzero.config import load
+from sumzero.errors import RunError
+from sumzero.infer.generate import generate
+from sumzero.infer.report import report
+from sumzero.infer.score import score, table
+from sumzero.runfolder import RunFolder
+
+HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(2)">'
+
+
+@pytest.fixture
+def run_file(tmp_path):
+    rows = [
+        {"id": "a", "document": "The cat sat. It slept.", "target": ["A dog ran.", "The cat sat."]},
+        {"id": "b", "document": "Rain fell. Snow too.", "target": ["Rain and snow."]},
+        {"id": HOSTILE, "document": f"{HOSTILE} {{{{ 7 * 7 }}}}.", "target": [HOSTILE]},
+    ]
+    data = tmp_path / "test.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file = tmp_path / "run.toml"
+    file.write_text(f'runs = "{tmp_path}/runs"\n[data.test]\npath = "{data}"\n')
+    return file
+
+
+def test_scores_name_value_interval_and_signature(run_file):
+    config = load(run_file)
+    generate(config, "lead1")
+    scores = score(config)
+    assert scores == json.loads(RunFolder.of(config).scores.read_text())
+    found = scores["systems"]["lead1"]
+    assert found["rows"] == 3
+    # a: the best reference is met exactly; b: one word of two (precision) and of three (recall).
+    c = 100 * 3 / 3
+    assert found["metrics"]["rouge1"]["value"] > (100 + 40) / 3
+    assert found["metrics"]["rouge1"]["value"] <= (100 + 40 + c) / 3
+    for metric in found["metrics"].values():
+        assert metric["low"] <= metric["value"] <= metric["high"]
+        assert "impl:rouge-score" in metric["signature"]
+    assert "lead1" in table(scores)
+
+
+def test_records_that_were_not_generated_for_are_named(run_file, tmp_path):
+    config = load(run_file)
+    generate(config, "lead1")
+    with (tmp_path / "test.jsonl").open("a") as out:
+        out.write('{"id": "new", "document": "x", "target": "y"}\n')
+    with pytest.raises(RunError, match="1 of the 4 records are not in it, 'new' first"):
+        score(config)
+
+
+def test_nothing_generated_is_said(run_file):
+    with pytest.raises(RunError, match="nothing generated yet"):
+        score(load(run_file))
+    with pytest.raises(RunError, match="sumzero score"):
+        report(load(run_file))
+
+
+def test_the_report_shows_data_as_text(run_file):
+    config = load(run_file)
+    generate(config, "lead1")
+    score(config)
+    page = report(config).read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "<img" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert "{{ 7 * 7 }}" in page
