@@ -97,6 +97,7 @@ class Engine:
             max_tokens=self._settings.max_new_tokens,
             temperature=self._settings.temperature,
             top_p=self._settings.top_p,
+            frequency_penalty=self._settings.frequency_penalty,
             seed=seed,
             stop_token_ids=stop_ids,
             skip_special_tokens=True,

@@ -63,7 +63,7 @@ def _examples(config: RunConfig, folder: RunFolder) -> list[dict[str, Any]]:
     records, _ = read_all(config.data.test, need_targets=True)
     shown = records[:_MAX_EXAMPLES]
     texts: dict[str, dict[str, str]] = {
-        system: {row["id"]: row.get("text", row.get("error", "")) for row in found.rows()}
+        system: {row["id"]: str(row.get("text", row.get("error", ""))) for row in found.rows()}
         for system, found in finished_generations(folder).items()
     }
     values = {

@@ -1,19 +1,18 @@
 """Makes the small model of `model.path = "scratch"`: Qwen3 architecture, tokenizer, template.
 
-The tokenizer is byte-level BPE trained on the training split. Words never carry the space before
-them, and identifiers fall into their words, so that `get_name` and `get the name` share tokens: a
-model that sees only thousands of examples can then copy a word it has never been taught.
-
-Value and output projections start as a scaled rotation and its inverse, so attention begins by
-copying the attended tokens' embeddings (mimetic initialisation, Trockman and Kolter 2023, arXiv
-2305.09828). Both choices were measured; docs/numerics.md has the figures.
+The tokenizer is byte-level BPE trained on the training split: any text can be encoded, and comes
+back. Attention starts as mimetic initialisation has it (Trockman and Kolter 2023, arXiv
+2305.09828): queries match keys of the same token, and the output projection undoes the value
+projection, so that a head begins by copying what it attends to. Summaries copy; from random
+projections a model of this size needs about twice the steps to learn to. docs/numerics.md has what
+was tried and measured.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention
 
@@ -22,16 +21,15 @@ from sumzero.errors import DataError
 from sumzero.records import Record, read
 from sumzero.runfolder import atomic_folder
 
-END_OF_TEXT, TURN, END_OF_TURN = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-_WORDS = r"\p{Lu}?\p{Ll}+|\p{Lu}+(?!\p{Ll})|\p{L}+|\p{N}+| +|[^\s\p{L}\p{N}]+|\s+"
-_COPYING = 0.3  # scale of the value and output projections' product
-_MAX_CHARACTERS = 4000  # of a document that the tokenizer is trained on
+END_OF_TEXT, END_OF_TURN = "<|endoftext|>", "<|end|>"
+ROLES = ("system", "user", "assistant")
 TEMPLATE = (
-    "{% for message in messages %}"
-    "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+_INITIAL_RANGE = 0.05  # standard deviation of embeddings and MLPs
+_COPYING = 8.0  # scale of the product of value and output projection
+_MAX_CHARACTERS = 4000  # of a document that the tokenizer is trained on
 
 
 def make_scratch_model(config: RunConfig, source: Source, folder: Path) -> None:
@@ -53,18 +51,13 @@ def make_scratch_model(config: RunConfig, source: Source, folder: Path) -> None:
 
 
 def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with a chat template: any text can be encoded, and comes back."""
+    """A byte-level BPE tokenizer with a chat template of one control token a turn's end."""
     bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_WORDS), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[END_OF_TEXT, TURN, END_OF_TURN],
+        special_tokens=[END_OF_TEXT, END_OF_TURN, *(f"<|{role}|>" for role in ROLES)],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -96,6 +89,7 @@ def initial_model(
                 intermediate_size=shape.intermediate_size,
                 max_position_embeddings=positions,
                 tie_word_embeddings=True,
+                initializer_range=_INITIAL_RANGE,
                 eos_token_id=tokenizer.eos_token_id,
                 pad_token_id=tokenizer.pad_token_id,
                 bos_token_id=None,
@@ -108,13 +102,21 @@ def initial_model(
 
 
 def _begin_by_copying(attention: Qwen3Attention, shape: Scratch) -> None:
-    """Output projection = (value projection)^T, head by head: their product is symmetric."""
-    head = shape.hidden_size // shape.num_heads
-    value = torch.nn.init.orthogonal_(torch.empty(shape.num_kv_heads * head, shape.hidden_size))
-    by_head = value.view(shape.num_kv_heads, 1, head, shape.hidden_size)
-    repeated = by_head.expand(-1, shape.num_heads // shape.num_kv_heads, -1, -1)
+    """Equal query and key projections; output projection = (value projection)^T, head by head."""
+    head, hidden = shape.hidden_size // shape.num_heads, shape.hidden_size
+    key, value = (
+        torch.nn.init.orthogonal_(torch.empty(shape.num_kv_heads * head, hidden)) for _ in range(2)
+    )
+
+    def to_query_heads(weight: torch.Tensor) -> torch.Tensor:
+        by_head = weight.view(shape.num_kv_heads, 1, head, hidden)
+        repeats = shape.num_heads // shape.num_kv_heads
+        return by_head.expand(-1, repeats, -1, -1).reshape(-1, hidden)
+
+    attention.k_proj.weight.copy_(key)
+    attention.q_proj.weight.copy_(to_query_heads(key))
     attention.v_proj.weight.copy_(value * _COPYING**0.5)
-    attention.o_proj.weight.copy_(repeated.reshape(-1, shape.hidden_size).T * _COPYING**0.5)
+    attention.o_proj.weight.copy_(to_query_heads(value).T * _COPYING**0.5)
 
 
 def _texts(source: Source) -> Iterator[str]:

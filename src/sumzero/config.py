@@ -18,7 +18,9 @@ from pydantic.dataclasses import dataclass
 
 from sumzero.errors import ConfigError
 
-_SETTINGS = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+_SETTINGS = ConfigDict(
+    extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+)
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -134,6 +136,8 @@ class Generate:
     temperature: NotNegative = 0.0
     """0 is greedy."""
     top_p: Share = 1.0
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    """Lowers a token's logit by this for each time it was generated already."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_in_flight: Count = 256
     """Requests that are in the engine at once; rows are written as they finish."""
@@ -158,11 +162,11 @@ class Score:
 class RunConfig:
     """A whole run."""
 
-    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
     """Names the run folder; the run file's name where it is not given."""
     runs: str = "runs"
     """The folder of run folders."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     model: Model = Model()
     data: Data = Data()
     train: Train = Train()
@@ -177,12 +181,14 @@ def load(file: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """
     file = Path(file)
     try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
+        values = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(f"{file}: no such run file; recipes/ has examples") from None
-    except (IsADirectoryError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{file}: not a TOML file ({error})") from None
-    except tomllib.TOMLDecodeError as error:
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{file}: not valid TOML: {error}") from None
     values.setdefault("name", file.stem)
     for text in overrides:
@@ -220,7 +226,7 @@ def override(values: dict[str, Any], text: str) -> None:
         raise ConfigError(f"override {text!r}: write it as section.key=value")
     try:
         value = tomllib.loads(f"value = {given}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         value = given
     for name in path[:-1]:
         values = values.setdefault(name, {})

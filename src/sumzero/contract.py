@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from sumzero.config import Data
 from sumzero.errors import RunError
 from sumzero.prompt import PromptRenderer, load_tokenizer
@@ -78,19 +80,20 @@ def open_contract(folder: Path) -> tuple[Contract, PromptRenderer]:
         raise RunError(f"{folder / FILE}: version {version}, this sumzero reads {VERSION}")
     try:
         contract = Contract(**values)
+        data = Data(
+            **{
+                key: values[key]
+                for key in ("instruction", "truncation", "max_length", "max_prompt")
+            }
+        )
+    except ValidationError as error:
+        fault = error.errors()[0]
+        reason = f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+        raise RunError(f"{folder / FILE}: damaged: {reason}; run `sumzero export` again") from None
     except TypeError as error:
         raise RunError(f"{folder / FILE}: damaged: {error}; run `sumzero export` again") from None
-    renderer = PromptRenderer(
-        load_tokenizer(str(folder)), contract.instruction, contract.truncation
-    )
-    found = make_contract(
-        renderer,
-        Data(
-            instruction=contract.instruction,
-            max_length=contract.max_length,
-            max_prompt=contract.max_prompt,
-        ),
-    )
+    renderer = PromptRenderer(load_tokenizer(str(folder)), data.instruction, data.truncation)
+    found = make_contract(renderer, data)
     names = [name for name in asdict(found) if getattr(found, name) != getattr(contract, name)]
     if names:
         raise RunError(

@@ -8,6 +8,8 @@ and the pass stops as soon as each split has its share.
 document = signature, docstring body after the summary, source without the docstring
 target   = the summary line
 lead     = the body's first sentence, or the identifier's words (the baseline to beat)
+
+A record's instruction names the identifier, in words.
 """
 
 import ast
@@ -16,8 +18,11 @@ import inspect
 import re
 import sysconfig
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 from sumzero.sentences import first_sentence
@@ -44,6 +49,7 @@ class Docstring:
         return {
             "id": f"{self.module}:{self.name}",
             "document": self.document,
+            "instruction": f"Summarize {words_of(self.name)}",
             "target": self.target,
             "lead": self.lead,
         }
@@ -79,7 +85,7 @@ def docstrings(module: str, file: Path) -> Iterator[Docstring]:
             tree = ast.parse(source)
     except (OSError, UnicodeDecodeError, SyntaxError, ValueError, RecursionError):
         return
-    lines = source.splitlines()
+    lines = source.split("\n")  # as `ast` counts them: a form feed ends no line
     for name, node in _definitions(tree, ""):
         text = ast.get_docstring(node, clean=True)
         docstring = text and _docstring(module, name, node, text, lines)
@@ -88,34 +94,48 @@ def docstrings(module: str, file: Path) -> Iterator[Docstring]:
 
 
 def harvest(
-    counts: dict[str, int], roots: list[Path] | None = None
+    counts: dict[str, int], roots: list[Path] | None = None, processes: int = 1
 ) -> Iterator[tuple[str, Docstring]]:
     """Yields (split, docstring) until each split of `counts` holds that many, or no file is left.
 
     A module belongs to one split by its hash. Documents and summaries that were seen before, in
-    any split, are dropped, so nothing in one split stands in another.
+    any split, are dropped, so nothing in one split stands in another. `processes` parse files; the
+    result does not depend on their number.
     """
     left = dict(counts)
     seen: set[str] = set()
-    for module, file in python_files(roots):
-        split = _split(module, counts)
-        if left[split] == 0:
+    with _parser(processes) as parse:
+        for of_file in parse(_parse, python_files(roots)):
+            for docstring in of_file:
+                split = _split(docstring.module, counts)
+                keys = {_digest(docstring.document), _digest(_normal(docstring.target))}
+                if left[split] == 0 or not seen.isdisjoint(keys):
+                    continue
+                seen |= keys
+                left[split] -= 1
+                yield split, docstring
             if not any(left.values()):
                 return
-            continue
-        for docstring in docstrings(module, file):
-            keys = {_digest(docstring.document), _digest(_normal(docstring.target))}
-            if left[split] == 0 or not seen.isdisjoint(keys):
-                continue
-            seen |= keys
-            left[split] -= 1
-            yield split, docstring
 
 
 def words_of(identifier: str) -> str:
     """`HTTPServer.get_request_id` -> `get request id`: the words of an identifier's last part."""
     last = identifier.rsplit(".", 1)[-1]
     return " ".join(re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", last)).lower() or last
+
+
+@contextmanager
+def _parser(processes: int) -> Iterator[Callable[..., Iterable[list[Docstring]]]]:
+    if processes == 1:
+        yield map
+    else:
+        # Not by fork: the parent may have threads.
+        with get_context("spawn").Pool(processes) as pool:
+            yield partial(pool.imap, chunksize=16)
+
+
+def _parse(module_and_file: tuple[str, Path]) -> list[Docstring]:
+    return list(docstrings(*module_and_file))
 
 
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef

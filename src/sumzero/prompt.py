@@ -7,8 +7,8 @@ Training and inference both render here, so a model sees at inference what it wa
 
 The template is rendered once with marks in place of the user's text and the target, and cut at the
 marks. Its own parts are encoded with the full tokenizer, so control tokens in them count. User text
-is encoded with a copy of the tokenizer that knows no control token: `<|im_end|>` in a document stays
-the characters it is made of, and cannot end the turn.
+is encoded with a copy of it that knows no control token: `<|im_end|>` in a document stays the
+characters it is made of, and cannot end the turn.
 
 The document comes first and is the only part that is ever cut, on token boundaries.
 """
@@ -153,7 +153,7 @@ def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenize
         tokenizer = AutoTokenizer.from_pretrained(
             path, revision=revision, trust_remote_code=False, use_fast=True
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a damaged file can raise anything
         raise DataError(f"{path}: no tokenizer can be loaded: {_first_line(error)}") from None
     if not tokenizer.is_fast:
         raise DataError(f"{path}: the tokenizer has no tokenizer.json (a fast tokenizer is needed)")

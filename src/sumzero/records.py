@@ -130,7 +130,7 @@ def _parse(line: bytes) -> dict[str, Any]:
     try:
         row = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise _RowFault(f"not UTF-8 at byte {error.start}") from None
+        raise _RowFault(f"not UTF-8 (at byte {error.start})") from None
     except (ValueError, RecursionError) as error:
         raise _RowFault(f"not valid JSON ({error})") from None
     if not isinstance(row, dict):
@@ -143,17 +143,19 @@ def _identity(row: dict[str, Any], source: Source, fallback: str) -> str:
     if identity is None:
         return fallback
     if isinstance(identity, bool) or not isinstance(identity, str | int) or identity == "":
-        raise _RowFault(f"the id in column {source.id!r} must be a string or a whole number")
+        raise _RowFault(f"the id is no string or whole number (column {source.id!r})")
     return _unicode(str(identity), source.id)
 
 
 def _record(row: dict[str, Any], identity: str, source: Source, need_targets: bool) -> Record:
     targets: tuple[str, ...] = ()
-    if need_targets or source.targets in row:
+    if need_targets or row.get(source.targets) is not None:
         value = _column(row, source.targets, "targets")
         texts = value if isinstance(value, list) else [value]
         targets = tuple(
-            _text(text, source.targets) for text in texts if not isinstance(text, str) or text
+            _text(text, source.targets)
+            for text in texts
+            if not isinstance(text, str) or text.strip()
         )
         if need_targets and not targets:
             raise _RowFault(f"empty target (column {source.targets!r})")
@@ -168,14 +170,14 @@ def _record(row: dict[str, Any], identity: str, source: Source, need_targets: bo
 
 def _column(row: dict[str, Any], name: str, setting: str) -> Any:
     if name not in row:
-        have = ", ".join(sorted(row)[:8]) or "none"
+        have = ", ".join(repr(column[:40]) for column in sorted(row)[:8]) or "none"
         raise _RowFault(f"no column {name!r} (columns: {have}); set data.SPLIT.{setting}")
     return row[name]
 
 
 def _text(value: Any, column: str) -> str:
     if not isinstance(value, str):
-        raise _RowFault(f"column {column!r} must be text, not {_kind(value)}")
+        raise _RowFault(f"not text but {_kind(value)} (column {column!r})")
     text = _unicode(value, column).strip()
     if not text:
         raise _RowFault(f"empty text (column {column!r})")

@@ -11,10 +11,13 @@ _ABBREVIATIONS = {
     "al", "approx", "ca", "cf", "dr", "e.g", "eq", "etc", "fig", "figs", "i.e", "inc", "jr",
     "ltd", "mr", "mrs", "ms", "no", "pp", "prof", "ref", "refs", "sec", "sr", "st", "vs", "viz",
 }  # fmt: skip
+_LONGEST_WORD = 20  # that is looked up
+# A run of full stops or white space is looked at from its first character only (the lookbehinds, and
+# `+` after a quantifier): table leaders and ruled lines would else take quadratic time.
 _END = re.compile(
-    r"[.!?]+[\"'\u201d\u2019)\]]*(?=\s+[\"'\u201c\u2018(\[]*[^\sa-z])"
+    r"(?<![.!?])[.!?]++[\"'\u201d\u2019)\]]*+(?=\s++[\"'\u201c\u2018(\[]*[^\sa-z])"
     r"|[\u3002\uff01\uff1f]+[\"'\u201d\u2019\u300d\u300f)\uff09]*"
-    r"|\s*\n\s*\n"
+    r"|(?<!\s)[^\S\n]*+\n\s*\n"
 )
 
 
@@ -22,7 +25,8 @@ def sentences(text: str) -> list[str]:
     """The sentences of `text`, stripped, with inner line breaks folded to spaces; none is empty."""
     found, start = [], 0
     for match in _END.finditer(text):
-        if match.group().strip().startswith(".") and _is_abbreviation(text[start : match.start()]):
+        before = text[max(start, match.start() - _LONGEST_WORD) : match.start()]
+        if match.group().strip().startswith(".") and _is_abbreviation(before):
             continue
         found.append(text[start : match.end()])
         start = match.end()

@@ -1,0 +1,70 @@
+"""Fixtures of the whole suite: a tiny tokenizer, a tiny model's folder, and the shared records."""
+
+import os
+
+# Before transformers is imported: no test reaches for the network, and none starts thread pools.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+from sumzero.config import Scratch  # noqa: E402
+from sumzero.log import logger  # noqa: E402
+
+settings.register_profile("same every time", deadline=None, derandomize=True, database=None)
+settings.load_profile("same every time")
+
+SENTENCES = (
+    "The cat sat on the mat. It was warm, and the cat was happy to be there.",
+    "A model reads the document once and writes a short summary of the text above.",
+    "def get_name(self, index):\n    return self.names[index]  # the name of the index",
+    "Čeští přátelé pijí naïve café; the price rose by 50 % in 2021.",
+    "这是一个用于检查的句子。它很短。",
+    "Summarize the text above in one sentence.",
+)
+SHAPE = Scratch(
+    vocab_size=600,
+    hidden_size=32,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=1,
+    intermediate_size=64,
+)
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    from sumzero.train.scratch import train_tokenizer
+
+    return train_tokenizer(iter(SENTENCES * 3), SHAPE.vocab_size)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tokenizer, tmp_path_factory):
+    """A folder as `model.path` wants it; tests only read it."""
+    from sumzero.train.scratch import initial_model
+
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer.save_pretrained(folder)
+    initial_model(SHAPE, tokenizer, positions=512, seed=0).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"the shared records are not beside the repository: {folder}")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def logger_as_it_was():
+    """Commands point the logger at the stderr of their test; the next test must not see that."""
+    before = logger.handlers, logger.propagate, logger.level
+    yield
+    logger.handlers, logger.propagate = before[0], before[1]
+    logger.setLevel(before[2])
