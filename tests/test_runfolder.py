@@ -13,6 +13,13 @@ class Stop(Exception):
     """What ends a writer in the middle."""
 
 
+def stop_in_the_middle(file):
+    with atomic_file(file) as out:
+        out.write("half of it")
+        out.flush()
+        raise Stop
+
+
 def tree(folder):
     return {
         str(file.relative_to(folder)): file.read_text()
@@ -33,19 +40,16 @@ def test_a_file_appears_when_it_is_whole_and_not_before(tmp_path):
 
 
 def test_an_exception_leaves_no_file(tmp_path):
-    with pytest.raises(Stop), atomic_file(tmp_path / "file") as out:
-        out.write("half")
-        raise Stop
+    with pytest.raises(Stop):
+        stop_in_the_middle(tmp_path / "file")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_exception_leaves_the_old_file_as_it_was(tmp_path):
     file = tmp_path / "file"
     file.write_text("old")
-    with pytest.raises(Stop), atomic_file(file) as out:
-        out.write("new")
-        out.flush()
-        raise Stop
+    with pytest.raises(Stop):
+        stop_in_the_middle(file)
     assert tree(tmp_path) == {"file": "old"}
 
 
@@ -86,9 +90,14 @@ def test_an_exception_leaves_the_folder_as_it_was(tmp_path, old):
     for name, text in old.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    with pytest.raises(Stop), atomic_folder(tmp_path / "folder") as partial:
-        (partial / "a").write_text("half")
-        raise Stop
+
+    def stop():
+        with atomic_folder(tmp_path / "folder") as partial:
+            (partial / "a").write_text("half")
+            raise Stop
+
+    with pytest.raises(Stop):
+        stop()
     assert tree(tmp_path) == old
     assert len(list(tmp_path.iterdir())) == len({name.split("/")[0] for name in old})
 

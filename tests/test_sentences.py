@@ -19,8 +19,13 @@ CASES = {
     "One line\nand the next. Another.": ["One line and the next.", "Another."],
     "A title\n\nThe text": ["A title", "The text"],
     "A title \n \t\n  The text": ["A title", "The text"],
-    "这是第一句。这是第二句！对吗？对": ["这是第一句。", "这是第二句！", "对吗？", "对"],
-    "他说：「好。」然后走了。": ["他说：「好。」", "然后走了。"],
+    "这是第一句。这是第二句\uff01对吗\uff1f对": [
+        "这是第一句。",
+        "这是第二句\uff01",
+        "对吗\uff1f",
+        "对",
+    ],
+    "他说\uff1a「好。」然后走了。": ["他说\uff1a「好。」", "然后走了。"],
     "www.example.com is a.b.c": ["www.example.com is a.b.c"],
     "It ended in 1999. 2000 came.": ["It ended in 1999.", "2000 came."],
     "Too much!!! Was it?! Yes.": ["Too much!!!", "Was it?!", "Yes."],
@@ -36,7 +41,9 @@ def test_sentences_end_where_a_reader_would_end_them(text, expected):
     assert first_sentence(text) == (expected[0] if expected else "")
 
 
-_PIECES = st.sampled_from([*" \n\t.!?\"')(。！」\u3000", "a", "A", "Dr", "e.g", "Hello", "5", "“"])
+_PIECES = st.sampled_from(
+    [*" \n\t.!?\"')(。\uff01」\u3000", "a", "A", "Dr", "e.g", "Hello", "5", "“"]
+)
 _TEXTS = st.lists(_PIECES, max_size=40).map("".join) | st.text(max_size=60)
 
 

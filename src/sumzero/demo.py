@@ -44,8 +44,8 @@ SETTINGS: dict[str, Any] = {
     "data": {"instruction": "Summarize", "max_length": 512, "max_prompt": 32},
     "train": {
         "bins_per_step": 2,
-        "epochs": 2.5,
-        "lr": 4e-3,
+        "epochs": 1.2,
+        "lr": 6e-3,
         "warmup": 0.02,
         "betas": [0.9, 0.95],
         "weight_decay": 0.01,

@@ -40,6 +40,7 @@ class Docstring:
 
     module: str
     name: str
+    line: int
     document: str
     target: str
     lead: str
@@ -47,7 +48,7 @@ class Docstring:
     def row(self) -> dict[str, str]:
         """The JSONL row of this docstring."""
         return {
-            "id": f"{self.module}:{self.name}",
+            "id": f"{self.module}:{self.line}:{self.name}",
             "document": self.document,
             "instruction": f"Summarize {words_of(self.name)}",
             "target": self.target,
@@ -166,7 +167,7 @@ def _docstring(
     if _normal(summary) in _normal(document):
         return None
     lead = first_sentence(body) if body else words_of(name)
-    return Docstring(module, name, document, summary, lead or words_of(name))
+    return Docstring(module, name, node.lineno, document, summary, lead or words_of(name))
 
 
 def _source_lines(node: _Definition, lines: list[str]) -> list[str]:

@@ -55,6 +55,15 @@ def run_file(tmp_path_factory, model_folder):
     return file
 
 
+@pytest.fixture(scope="module")
+def split_all(tmp_path_factory):
+    """A ZeRO-3 file that splits every parameter; presets leave those of a tiny model whole."""
+    file = tmp_path_factory.mktemp("deepspeed") / "split_all.json"
+    zero = {"stage": 3, "stage3_param_persistence_threshold": 0}
+    file.write_text(json.dumps({"zero_optimization": zero}))
+    return file
+
+
 def _config(run_file, *overrides):
     return load(run_file, overrides)
 
@@ -93,14 +102,15 @@ def plain(run_file, model_folder):
         pytest.param(2, ["train.bins_per_step=2"], id="packed, 2 ranks"),
         pytest.param(
             2,
-            ["train.bins_per_step=7", "data.max_length=140"],
+            ["train.bins_per_step=7", "data.max_length=140", "train.deepspeed=SPLIT_ALL"],
             id="nearly unpacked, 2 ranks, 4 micro-steps, empty bins",
         ),
     ],
 )
 def test_a_step_equals_plain_torch_on_separate_sequences(
-    run_file, plain, launch, ranks, overrides, request
+    run_file, plain, launch, split_all, ranks, overrides, request
 ):
+    overrides = [text.replace("SPLIT_ALL", str(split_all)) for text in overrides]
     name = request.node.callspec.id.replace(" ", "-").replace(",", "")
     config = _config(run_file, f"name={name}", *overrides)
     prepare(config)
