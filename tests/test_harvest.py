@@ -66,7 +66,7 @@ def test_a_document_is_signature_body_and_source_without_the_docstring(found_in)
             return list(lines)[:limit]""")
     assert found.lead == "Bad ones are skipped."
     row = found.row()
-    assert row["id"] == "pkg.module:load"
+    assert row["id"] == "pkg.module:3:load"
     assert (row["document"], row["target"], row["lead"]) == (
         found.document,
         found.target,

@@ -37,7 +37,8 @@ THINKING = (
     "{% if turn.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}"
     "{{ turn.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n"
-    "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+    "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% else %}<think>\nWell, {% endif %}"
+    "{% endif %}"
 )
 HEADERS = (
     "{{ bos_token }}{% for turn in messages %}"
@@ -144,12 +145,16 @@ def unigram():
         CORPUS,
         trainers.UnigramTrainer(
             vocab_size=150,
-            special_tokens=["<unk>", "</s>", "[TURN]"],
+            special_tokens=["<unk>", "</s>", "[TURN]", "[NOTE]"],
             unk_token="<unk>",
             initial_alphabet=list(LETTERS),
             show_progress=False,
         ),
     )
+    state = json.loads(backend.to_str())
+    (note,) = (row for row in state["added_tokens"] if row["content"] == "[NOTE]")
+    note["special"] = False  # as Qwen has its thinking and tool marks
+    backend = Tokenizer.from_str(json.dumps(state))
     template = (
         "{% for turn in messages %}[TURN]{{ turn.content }}</s>{% endfor %}"
         "{% if add_generation_prompt %}[TURN]{% endif %}"
@@ -183,7 +188,7 @@ CONTROL = {
     headers: ("<|begin|>", "<|header|>", "<|end_header|>", "<|eot|>", "<|end|>"),
     learned: ("<|end|>",),
     byte_fallback: ("<eos>", "<turn>", "</turn>"),
-    unigram: ("</s>", "[TURN]"),
+    unigram: ("</s>", "[TURN]", "[NOTE]"),
     word_piece: ("[SEP]", "[TURN]"),
 }
 every_tokenizer = pytest.mark.parametrize("make", ALL, ids=lambda make: make.__name__)

@@ -90,23 +90,23 @@ def train(config: RunConfig, who: Ranks) -> None:
     feed = batches(
         store, plan, rank=who.rank, world=who.world, start=start, stop=num_steps, pad_id=pad_id
     )
-    last_saved = start
+    loss_sum, num_supervised = torch.zeros((), device=device), 0  # since the last log
     with progress(iter(()), "training", total=num_steps, unit="step") as bar:
         bar.update(start)
         for step, work in feed:
             lr = learning_rate(step, num_steps, config.train)
-            loss_sum = train_step(trainer, work, backend, lr)
+            loss_sum += train_step(trainer, work, backend, lr)
+            num_supervised += work.supervised_tokens
             throughput.add(work.tokens)
             done = step + 1
             if done % config.train.log_every == 0 or done == num_steps:
-                loss = float(trainer.total(loss_sum)) / max(1, work.supervised_tokens)
+                loss = float(trainer.total(loss_sum)) / max(1, num_supervised)
+                loss_sum, num_supervised = torch.zeros_like(loss_sum), 0
                 _log(folder, bar, who, trainer, throughput, loss=loss, lr=lr, step=done)
             if done == num_steps or _is_due(done, config.train.save_every):
                 state = {**expected, "tokens_per_second": round(throughput.overall, 1)}
                 checkpoint.save(trainer, folder.checkpoints, done, state, main=who.is_main)
-                last_saved = done
             bar.update(1)
-    assert last_saved == num_steps
     if who.is_main:
         folder.events.write(
             "end",

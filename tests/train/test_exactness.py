@@ -43,7 +43,7 @@ def run_file(tmp_path_factory, model_folder):
         dtype = "float32"
         [data]
         train.path = "{data}"
-        max_length = 256
+        max_length = 280
         [train]
         lr = {LR}
         weight_decay = {WEIGHT_DECAY}
@@ -102,7 +102,7 @@ def plain(run_file, model_folder):
         pytest.param(2, ["train.bins_per_step=2"], id="packed, 2 ranks"),
         pytest.param(
             2,
-            ["train.bins_per_step=7", "data.max_length=140", "train.deepspeed=SPLIT_ALL"],
+            ["train.bins_per_step=7", "data.max_length=200", "train.deepspeed=SPLIT_ALL"],
             id="nearly unpacked, 2 ranks, 4 micro-steps, empty bins",
         ),
     ],
@@ -128,7 +128,7 @@ def test_a_step_equals_plain_torch_on_separate_sequences(
     moved = error = 0.0
     for key, value in found.items():
         moved += float((weights[key] - before[key]).square().sum())
-        error += float((value - weights[key]).square().sum())
+        error += float((value.detach() - weights[key]).square().sum())
     # Adam's first step divides each gradient by its own size, so rounding shows where that is 0.
     assert (error / moved) ** 0.5 < 1e-4
 
@@ -137,7 +137,7 @@ def test_the_plan_has_what_the_cases_claim(run_file, plain):
     store = TokenStore(store_file(RunFolder.of(_config(run_file, "name=plain")), "train"))
     packed = make_run_plan(store, _config(run_file, "train.bins_per_step=2"))
     assert packed.num_bins == 2
-    apart = make_run_plan(store, _config(run_file, "train.bins_per_step=7", "data.max_length=140"))
+    apart = make_run_plan(store, _config(run_file, "train.bins_per_step=7", "data.max_length=200"))
     assert 3 <= apart.num_bins <= 6
     table = apart.assignment(0, 2)
     counts = [
