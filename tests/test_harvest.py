@@ -95,6 +95,18 @@ def test_classes_and_methods_are_found_and_functions_inside_functions_are_not(fo
     assert "Keep what" not in found["Store"].document
 
 
+def test_the_decorator_of_the_first_statement_belongs_to_the_source(found_in):
+    found = found_in('''
+        def wrap(function):
+            """Make calls count themselves."""
+            @keep_name(function)
+            def inner():
+                return function()
+            return inner
+    ''')["wrap"]
+    assert "@keep_name(function)\ndef inner():" in found.document
+
+
 def test_a_definition_that_is_a_docstring_and_nothing_else_has_its_signature(found_in):
     found = found_in('def stop(self):\n    """End it all gracefully."""\n')["stop"]
     assert found.document == "def stop(self):"
@@ -244,13 +256,14 @@ def test_of_two_roots_with_one_module_the_first_counts(tmp_path):
     assert python_files(roots) == [("pkg.x", tmp_path / "a" / "pkg" / "x.py")]
 
 
-def test_the_order_is_the_same_wherever_the_files_lie_and_whenever_they_were_written(tmp_path):
+def test_the_order_is_the_same_however_the_files_lie_and_however_many_processes_read(tmp_path):
     modules = numbered(30)
     one = package(tmp_path / "one", modules)
-    other = package(tmp_path / "other", dict(reversed(modules.items())))
+    halves = [dict(list(modules.items())[start::2]) for start in (1, 0)]
+    two = [*package(tmp_path / "odd", halves[0]), *package(tmp_path / "even", halves[1])]
     first = list(harvest(COUNTS, one))
-    assert first == list(harvest(COUNTS, other))
-    assert [row.name for _, row in first] != sorted(row.name for _, row in first)
+    assert first == list(harvest(COUNTS, two))
+    assert first == list(harvest(COUNTS, one, processes=2))
 
 
 def test_each_split_gets_its_count_and_no_more(tmp_path):

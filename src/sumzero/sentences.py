@@ -12,7 +12,7 @@ _ABBREVIATIONS = {
     "ltd", "mr", "mrs", "ms", "no", "pp", "prof", "ref", "refs", "sec", "sr", "st", "vs", "viz",
 }  # fmt: skip
 _LONGEST_WORD = 20  # that is looked up
-# A run of full stops or white space is looked at from its first character only (the lookbehinds, and
+# A run of full stops or white space is looked at from its first character only (lookbehinds, and
 # `+` after a quantifier): table leaders and ruled lines would else take quadratic time.
 _END = re.compile(
     r"(?<![.!?])[.!?]++[\"'\u201d\u2019)\]]*+(?=\s++[\"'\u201c\u2018(\[]*[^\sa-z])"

@@ -1,0 +1,117 @@
+import json
+
+import pytest
+
+from sumzero.cli import main
+
+ROWS = [{"id": str(index), "document": f"Text {index}.", "target": "Text."} for index in range(3)]
+
+
+@pytest.fixture
+def run_file(tmp_path):
+    data = tmp_path / "train.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    file = tmp_path / "run.toml"
+    file.write_text(f"""
+        runs = "{tmp_path}/runs"
+        [model]
+        path = "scratch"
+        dtype = "float32"
+        scratch = {{ vocab_size = 300, hidden_size = 32, num_layers = 1, num_heads = 2, num_kv_heads = 1, intermediate_size = 32 }}
+        [data]
+        train.path = "{data}"
+        max_length = 128
+    """)  # noqa: E501
+    return file
+
+
+def _fault(capsys, *arguments):
+    """The one line that a user's fault must give."""
+    assert main(list(map(str, arguments))) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    said = [line for line in lines if line.startswith("sumzero: ")]
+    assert len(said) == 1, lines
+    assert not any("Traceback" in line for line in lines)
+    return said[0]
+
+
+def test_every_command_has_help_with_an_example(capsys):
+    for command in ("demo", "doctor", "run", "prepare", "export", "generate", "score", "report"):
+        with pytest.raises(SystemExit) as done:
+            main([command, "--help"])
+        assert done.value.code == 0
+        assert f"example: sumzero {command}" in capsys.readouterr().out
+
+
+def test_prepare_says_what_became_of_the_rows(run_file, capsys):
+    assert main(["prepare", str(run_file)]) == 0
+    assert "train: 3 read, 3 kept, 0 rejected, 3 sequences" in capsys.readouterr().out
+    runs = run_file.parent / "runs" / "run"
+    assert (runs / "data" / "train.arrow").is_file()
+    assert (runs / "config.toml").is_file()
+    assert (runs / "data" / "rejected.jsonl").read_text() == ""
+
+
+def test_a_run_folder_serves_as_a_run_file(run_file, capsys):
+    assert main(["prepare", str(run_file)]) == 0
+    assert main(["prepare", str(run_file.parent / "runs" / "run")]) == 0
+    assert "prepared already" in capsys.readouterr().err
+
+
+def test_changed_data_or_settings_are_prepared_again(run_file, capsys):
+    assert main(["prepare", str(run_file)]) == 0
+    with (run_file.parent / "train.jsonl").open("a") as out:
+        out.write('{"id": "new", "document": "More.", "target": "M."}\n')
+    assert main(["prepare", str(run_file)]) == 0
+    assert "4 kept" in capsys.readouterr().out
+    assert main(["prepare", str(run_file), "data.truncation=middle"]) == 0
+    assert "prepared already" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["data.train.path=absent.jsonl"], "absent.jsonl: no such file"),
+        (["train.learning_rate=1"], "run.toml: train.learning_rate: no such setting"),
+        (["train.lr=fast"], "run.toml: train.lr: "),
+        (["data.train.targets=summary"], "no column 'summary' (columns: 'document', 'id'"),
+        (["data.max_length=16"], "target too long"),
+        (["model.path=./absent"], "./absent: no such model folder"),
+        (["nonsense"], "override 'nonsense': write it as section.key=value"),
+    ],
+)
+def test_a_fault_is_one_line_that_names_it(run_file, capsys, overrides, said):
+    assert said in _fault(capsys, "prepare", run_file, *overrides)
+    assert not list((run_file.parent / "runs").rglob("*.arrow"))
+    assert not list((run_file.parent / "runs").rglob("*.partial"))
+
+
+def test_a_later_stage_names_the_one_before(run_file, capsys):
+    assert "no whole checkpoint (there: none); train first" in _fault(capsys, "export", run_file)
+    assert "data.test.path" in _fault(capsys, "generate", run_file)
+    test = f"data.test.path={run_file.parent / 'train.jsonl'}"
+    assert "run `sumzero export RUN.toml` first" in _fault(capsys, "generate", run_file, test)
+    assert "run `sumzero generate` first" in _fault(capsys, "score", run_file, test)
+    assert "run `sumzero score RUN.toml` first" in _fault(capsys, "report", run_file, test)
+
+
+def test_rejected_rows_are_listed_and_the_rest_is_kept(run_file, capsys):
+    bad = [
+        b"{broken\n",
+        b'{"id": "1", "document": "again", "target": "twice"}\n',
+        b'{"id": "x", "document": " ", "target": "y"}\n',
+        b'{"id": "y", "document": "z", "target": ""}\n',
+        b'\xff\xfe{"id": "z"}\n',
+        json.dumps({"id": "big", "document": "word " * 1_000_000, "target": "Big."}).encode(),
+    ]
+    with (run_file.parent / "train.jsonl").open("ab") as out:
+        out.writelines(bad)
+    assert main(["prepare", str(run_file)]) == 0
+    output = capsys.readouterr()
+    assert "train: 9 read, 4 kept, 5 rejected" in output.out
+    assert "train.jsonl:4: not valid JSON" in output.err
+    assert "1 of 4 documents cut (head)" in output.err
+    rejected = run_file.parent / "runs" / "run" / "data" / "rejected.jsonl"
+    rows = [json.loads(line) for line in rejected.read_text().splitlines()]
+    assert [row["line"] for row in rows] == [4, 5, 6, 7, 8]
+    assert all(row["reason"] for row in rows)
