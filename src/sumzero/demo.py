@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sumzero.config import RunConfig, Source, check, override
-from sumzero.errors import DataError
+from sumzero.errors import DataError, RunError
 from sumzero.harvest import harvest
 from sumzero.infer.generate import finished_generations
 from sumzero.infer.score import table
@@ -33,18 +33,18 @@ SETTINGS: dict[str, Any] = {
         "path": "scratch",
         "dtype": "float32",
         "scratch": {
-            "vocab_size": 4096,
-            "hidden_size": 128,
-            "num_layers": 4,
+            "vocab_size": 8192,
+            "hidden_size": 192,
+            "num_layers": 2,
             "num_heads": 4,
             "num_kv_heads": 4,
-            "intermediate_size": 384,
+            "intermediate_size": 512,
         },
     },
     "data": {"instruction": "Summarize", "max_length": 512, "max_prompt": 32},
     "train": {
         "bins_per_step": 2,
-        "epochs": 1.2,
+        "epochs": 1.0,
         "lr": 6e-3,
         "warmup": 0.02,
         "betas": [0.9, 0.95],
@@ -65,9 +65,12 @@ def demo(data: str | None, overrides: Sequence[str]) -> int:
     require_packages()
     config = settings(data, overrides)
     folder = RunFolder.of(config)
-    if folder.root.is_dir():
-        shutil.rmtree(folder.root)  # a demo begins anew: its times are the point
     records = folder.root / "records"
+    if folder.root.is_dir():
+        if not records.is_dir():
+            raise RunError(f"{folder.root} is there and no demo's; choose another with name=NAME")
+        shutil.rmtree(folder.root)  # a demo begins anew: its times are the point
+    records.mkdir(parents=True)
 
     def gather(stages: Stages) -> None:
         if data is None:

@@ -28,6 +28,7 @@ from pathlib import Path
 from sumzero.sentences import first_sentence
 
 MAX_SUMMARY_WORDS = 30
+MAX_LINES = 100  # of a definition: a line does not sum up more
 SPLITS = ("train", "validation", "test")
 # Generated parsers and tables, and test suites, hold few docstrings and take long to parse.
 _MAX_FILE_BYTES = 400_000
@@ -154,6 +155,8 @@ def _definitions(tree: ast.AST, prefix: str) -> Iterator[tuple[str, _Definition]
 def _docstring(
     module: str, name: str, node: _Definition, text: str, lines: list[str]
 ) -> Docstring | None:
+    if (node.end_lineno or node.lineno) - node.lineno >= MAX_LINES:
+        return None
     summary, _, body = text.partition("\n")
     summary, body = summary.strip(), body.lstrip(" ")
     if body and not body.startswith("\n"):

@@ -71,7 +71,7 @@ def run(
         export(config)
     for system in systems:
         with stages(f"generate {system}"):
-            _process("-m", "sumzero.cli", "generate", str(folder.config), "--system", system)
+            _generate(config, folder, system)
     with stages("score"):
         from sumzero.infer.score import score
 
@@ -122,7 +122,7 @@ def _train(folder: RunFolder, num_ranks: int) -> None:
     from sumzero.train import checkpoint
 
     _process(
-        *("-m", "deepspeed.launcher.runner", "--num_gpus", str(num_ranks)),
+        *("-m", "deepspeed.launcher.runner", "--quiet", "--num_gpus", str(num_ranks)),
         *("--master_addr", "127.0.0.1", "--master_port", str(_free_port())),
         *("--module", "sumzero.train", str(folder.config)),
     )
@@ -133,6 +133,15 @@ def _train(folder: RunFolder, num_ranks: int) -> None:
         raise RunError(f"{folder.checkpoints}: training ended before step {steps}; run it again")
 
 
+def _generate(config: RunConfig, folder: RunFolder, system: str) -> None:
+    if system == "lead1":  # needs no engine, and so no process of its own
+        from sumzero.infer.generate import generate
+
+        generate(config, system)
+    else:
+        _process("-m", "sumzero.cli", "generate", str(folder.config), "--system", system)
+
+
 def _process(*arguments: str) -> None:
     """Runs Python with `arguments`, its output shown as it comes. Raises RunError if it fails.
 
@@ -141,7 +150,6 @@ def _process(*arguments: str) -> None:
     environment = {
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "true",
-        "DS_LOG_LEVEL": "WARNING",
         "PYTHONWARNINGS": "ignore",
         **os.environ,
     }

@@ -71,13 +71,14 @@ def atomic_file(path: Path) -> Iterator[IO[str]]:
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A folder that appears under `path` whole, or not at all; one that is there is replaced."""
-    partial = path.with_name(path.name + ".partial")
+    partial, old = (path.with_name(path.name + suffix) for suffix in (".partial", ".old"))
+    if old.exists() and not path.exists():
+        old.rename(path)  # killed between the two renames below
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial
         if path.exists():
-            old = path.with_name(path.name + ".old")
             shutil.rmtree(old, ignore_errors=True)
             path.rename(old)
             partial.rename(path)
