@@ -33,7 +33,7 @@ SETTINGS: dict[str, Any] = {
         "path": "scratch",
         "dtype": "float32",
         "scratch": {
-            "vocab_size": 8192,
+            "vocab_size": 4096,
             "hidden_size": 192,
             "num_layers": 2,
             "num_heads": 4,
@@ -44,7 +44,7 @@ SETTINGS: dict[str, Any] = {
     "data": {"instruction": "Summarize", "max_length": 512, "max_prompt": 32},
     "train": {
         "bins_per_step": 2,
-        "epochs": 1.0,
+        "epochs": 1.35,
         "lr": 6e-3,
         "warmup": 0.02,
         "betas": [0.9, 0.95],
