@@ -47,7 +47,15 @@ def test_a_config_error_has_a_line_for_every_problem(capsys):
         (OSError(errno.EROFS, "x", "/r"), "/r: Read-only file system; choose another folder with"),
         (PermissionError(errno.EACCES, "x", "/r"), "/r: Permission denied; choose another folder"),
         (RuntimeError("write: No space left on device (os error 28)"), "No space left on device;"),
-        (RuntimeError("[enforce fail] file write failed\nframe 1"), "No space left on device;"),
+        (RuntimeError("PytorchStreamWriter failed writing file"), "No space left on device;"),
+        (
+            RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"),
+            "No space left on device;",
+        ),
+        (
+            RuntimeError("gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]"),
+            "another rank ended;",
+        ),
     ],
 )
 def test_a_fault_of_the_machine_is_one_line_and_code_2(capsys, error, said):

@@ -34,7 +34,11 @@ def save(engine: Engine, folder: Path, step: int, state: dict[str, Any], *, main
         shutil.rmtree(partial, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
     dist.barrier()
-    engine.save(folder, partial.name, {})
+    try:
+        engine.save(folder, partial.name, {})
+    except Exception:
+        shutil.rmtree(partial, ignore_errors=True)  # gives a full disk its room back
+        raise
     if main:
         write_json(partial / _STATE, {"step": step, **state})
         shutil.rmtree(folder / name, ignore_errors=True)

@@ -54,6 +54,8 @@ def guarded(main: Callable[[], int], *, is_main_rank: bool = True) -> int:
         return 130
     except Exception as error:
         reason = _fault_of_the_machine(error)
+        if reason is None and "by peer" in str(error):  # gloo's closed or reset connection
+            reason = "another rank ended; its own message says why"
         if reason is None:
             raise
         lines = [reason]
@@ -72,11 +74,12 @@ def _fault_of_the_machine(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno in _MACHINE_FAULTS:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{os.strerror(error.errno)}; {_MACHINE_FAULTS[error.errno]}"
-    if "No space left on device" in str(error) or "file write failed" in str(error):
+    if any(sign in str(error) for sign in _FULL_DISK) and "Reader" not in str(error):
         return f"{os.strerror(errno.ENOSPC)}; {_MACHINE_FAULTS[errno.ENOSPC]}"
     return None
 
 
+_FULL_DISK = ("No space left on device", "PytorchStreamWriter", "inline_container.cc")
 _NOTHING_LOST = "nothing half-written was kept, run the command again after making room"
 _MACHINE_FAULTS = {
     errno.ENOSPC: _NOTHING_LOST,
