@@ -1,0 +1,80 @@
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from sumzero.errors import ConfigError, DataError
+from sumzero.kernels.packed_attention import NAME
+from sumzero.train.model import check_context, load_model, prove_packing
+
+SHAPE = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+def _save(folder, kind, **changes):
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **(SHAPE | changes))
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3", "gemma", "phi3"])
+def test_packing_changes_nothing_on_the_usual_models(tmp_path, kind):
+    model = load_model(_save(tmp_path, kind), torch.float32)
+    assert prove_packing(model, "sdpa", 300) < 1e-5
+
+
+def test_a_sliding_window_is_kept_to_its_document(tmp_path):
+    model = load_model(_save(tmp_path, "mistral", sliding_window=4), torch.float32)
+    assert prove_packing(model, "sdpa", 300) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["mamba", "falcon_mamba"])
+def test_a_model_that_leaks_between_documents_is_refused(tmp_path, kind):
+    folder = _save(tmp_path, kind, state_size=8, expand=2)
+    with pytest.raises(DataError, match="cannot be trained on packed sequences|cannot be loaded"):
+        prove_packing(load_model(folder, torch.float32), "sdpa", 300)
+
+
+def test_softcapped_attention_is_refused_until_it_is_there(tmp_path):
+    model = load_model(_save(tmp_path, "gemma2"), torch.float32)
+    with pytest.raises(ConfigError, match="packed attention has no softcap"):
+        prove_packing(model, "sdpa", 300)
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"has no config\.json"):
+        load_model(str(tmp_path), torch.float32)
+
+
+def test_a_missing_weight_is_refused(tmp_path):
+    folder = _save(tmp_path, "llama")
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(DataError, match=r"1 missing keys: model\.layers\.1\.mlp\.up_proj"):
+        load_model(folder, torch.float32)
+
+
+def test_more_positions_than_the_model_has_are_refused(tmp_path):
+    folder = _save(tmp_path, "llama")
+    check_context(folder, 128)
+    with pytest.raises(DataError, match=r"data\.max_length = 129: .* has 128 positions"):
+        check_context(folder, 129)
+
+
+def test_the_model_runs_our_attention(tmp_path):
+    model = load_model(_save(tmp_path, "qwen3"), torch.float32)
+    assert model.config._attn_implementation == NAME
