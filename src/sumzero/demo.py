@@ -66,6 +66,8 @@ def demo(data: str | None, overrides: Sequence[str]) -> int:
     config = settings(data, overrides)
     folder = RunFolder.of(config)
     records = folder.root / "records"
+    if data is not None and not Path(data).is_file():
+        raise DataError(f"{data}: no such file")
     if folder.root.is_dir():
         if not records.is_dir():
             raise RunError(f"{folder.root} is there and no demo's; choose another with name=NAME")
