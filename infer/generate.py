@@ -59,6 +59,12 @@ def generate(config: RunConfig, system: str = "finetuned") -> Generation:
         if not folder.export.is_dir():
             raise RunError(f"{folder.export} is missing; run `sumzero export RUN.toml` first")
         contract, renderer = open_contract(folder.export)
+        room = contract.max_length - config.generate.max_new_tokens
+        if room <= renderer.fixed_tokens():
+            raise ConfigError(
+                f"generate.max_new_tokens = {config.generate.max_new_tokens}: leaves no room for a "
+                f"document in the model's {contract.max_length} tokens"
+            )
         model = folder.export if system == "finetuned" else Path(folder.model_path(config))
         made_by = {
             "system": system,

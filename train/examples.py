@@ -87,6 +87,26 @@ class TokenStore:
         return str(self._rows[int(self.example_of[index])]["id"][0].as_py())
 
 
+def settings_of(config: RunConfig) -> dict[str, Any]:
+    """What the stores of a run depend on among its settings."""
+    return {key: value for key, value in as_dict(config.data).items() if key != "test"}
+
+
+def check_prepared(config: RunConfig, folder: RunFolder) -> str:
+    """The digest of the prepared data. Raises RunError where they were prepared otherwise."""
+    report = read_json(folder.data_report, "sumzero prepare RUN.toml")
+    now = settings_of(config)
+    changed = [
+        key for key in now | report["settings"] if now.get(key) != report["settings"].get(key)
+    ]
+    if changed:
+        names = ", ".join(f"data.{key}" for key in sorted(changed))
+        raise RunError(
+            f"{folder.data}: prepared with other settings ({names}); run `sumzero prepare`"
+        )
+    return str(report["digest"])
+
+
 def store_file(folder: RunFolder, split: str) -> Path:
     """Where the store of a split lies."""
     return folder.data / f"{split}.arrow"
@@ -131,6 +151,7 @@ def prepare(config: RunConfig, folder: RunFolder, renderer: PromptRenderer) -> d
     rejects.write(folder.rejected)
     report = {
         "digest": digest,
+        "settings": settings_of(config),
         "splits": {split: asdict(counts) for split, counts in splits.items()},
         "rejected_by_reason": rejects.reasons(),
     }
@@ -194,8 +215,8 @@ def _examples(
         if prompt is None:
             reason = _why_too_long(len(document), longest, limit, config, renderer, record)
             if data.truncation == "error" and "target" not in reason:
-                raise DataError(f"{source.path}: record {record.id!r}: {reason}")
-            rejects.add(Reject(source.path, 0, reason, record.id))
+                raise DataError(f"{source.path}:{record.line}: {reason}")
+            rejects.add(Reject(source.path, record.line, reason, record.id))
             continue
         cut = prompt.document_tokens - prompt.document_kept
         report.sequences += len(targets)

@@ -17,7 +17,7 @@ from sumzero.ranks import Ranks
 from sumzero.runfolder import RunFolder, write_json
 from sumzero.train import checkpoint, engine
 from sumzero.train.batches import StepBatches, batches
-from sumzero.train.examples import TokenStore, store_file
+from sumzero.train.examples import TokenStore, check_prepared, store_file
 from sumzero.train.loss import summed_loss
 from sumzero.train.model import check_context, load_model, prove_packing
 from sumzero.train.packing import Plan, make_plan
@@ -36,7 +36,7 @@ def train(config: RunConfig, who: Ranks) -> None:
     store = TokenStore(store_file(folder, "train"))
     plan = make_run_plan(store, config)
     num_steps = _num_steps(plan, config)
-    expected = _identity(config, plan, who)
+    expected = _identity(config, check_prepared(config, folder), plan, who)
     resumed_from = checkpoint.newest(folder.checkpoints)
     start = 0
     if resumed_from is not None:
@@ -153,12 +153,13 @@ def _num_steps(plan: Plan, config: RunConfig) -> int:
     return min(steps, config.train.max_steps or steps)
 
 
-def _identity(config: RunConfig, plan: Plan, who: Ranks) -> dict[str, Any]:
+def _identity(config: RunConfig, data: str, plan: Plan, who: Ranks) -> dict[str, Any]:
     """What must be the same for a checkpoint to be continued."""
     settings = as_dict(config)
     for key in ("save_every", "log_every"):
         settings["train"].pop(key, None)
     return {
+        "data": data,
         "plan": plan.digest,
         "ranks": who.world,
         "seed": config.seed,

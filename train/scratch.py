@@ -8,19 +8,21 @@ projections a model of this size needs about twice the steps to learn to. docs/n
 was tried and measured.
 """
 
+import hashlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention
 
-from sumzero.config import RunConfig, Scratch, Source
+from sumzero.config import RunConfig, Scratch, Source, as_dict
 from sumzero.errors import DataError
 from sumzero.records import Record, read
-from sumzero.runfolder import atomic_folder
+from sumzero.runfolder import atomic_folder, read_jsonl, write_jsonl
 
 END_OF_TEXT, END_OF_TURN = "<|endoftext|>", "<|end|>"
 ROLES = ("system", "user", "assistant")
@@ -30,25 +32,31 @@ TEMPLATE = (
 )
 _INITIAL_RANGE = 0.05  # standard deviation of embeddings and MLPs
 _COPYING = 8.0  # scale of the product of value and output projection
+_MADE_FROM = "made_from.jsonl"
 _MAX_CHARACTERS = 4000  # of a document that the tokenizer is trained on
 
 
 def make_scratch_model(config: RunConfig, source: Source, folder: Path) -> None:
-    """Writes model and tokenizer to `folder`, unless a finished one is there.
+    """Writes model and tokenizer to `folder`, unless those of the same settings are there.
 
     Raises DataError where the source has no usable record.
     """
-    if (folder / "config.json").is_file():
+    made_from: dict[str, Any] = {
+        "scratch": as_dict(config.model.scratch),
+        "seed": config.seed,
+        "positions": max(config.data.max_length, 64),
+        "source": [as_dict(source), _digest(source)],
+    }
+    if read_jsonl(folder / _MADE_FROM) == [made_from]:
         return
     tokenizer = train_tokenizer(_texts(source), config.model.scratch.vocab_size)
     if len(tokenizer) < 260:
         raise DataError(f"{source.path}: no text to train a tokenizer on")
-    model = initial_model(
-        config.model.scratch, tokenizer, max(config.data.max_length, 64), config.seed
-    )
+    model = initial_model(config.model.scratch, tokenizer, made_from["positions"], config.seed)
     with atomic_folder(folder) as partial:
         tokenizer.save_pretrained(partial)
         model.save_pretrained(partial)
+        write_jsonl(partial / _MADE_FROM, [made_from])
 
 
 def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -118,6 +126,14 @@ def _begin_by_copying(attention: Qwen3Attention, shape: Scratch) -> None:
     attention.q_proj.weight.copy_(to_query_heads(key))
     attention.v_proj.weight.copy_(value * _COPYING**0.5)
     attention.o_proj.weight.copy_(to_query_heads(value).T * _COPYING**0.5)
+
+
+def _digest(source: Source) -> str:
+    file = Path(source.path)
+    if not file.is_file():
+        raise DataError(f"{file}: no such file")
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _texts(source: Source) -> Iterator[str]:

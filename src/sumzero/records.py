@@ -7,7 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class Record:
     targets: tuple[str, ...] = ()
     instruction: str | None = None
     lead: str | None = None
+    line: int = field(default=0, compare=False)  # of its file, from 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ def read(source: Source, *, need_targets: bool) -> Iterator[Record | Reject]:
             try:
                 row = _parse(line)
                 identity = _identity(row, source, f"{file.name}:{number}")
-                record = _record(row, identity, source, need_targets)
+                record = _record(row, identity, source, need_targets, number)
                 if identity in seen:
                     raise _RowFault(f"duplicate id {identity!r}")
                 seen.add(identity)
@@ -147,7 +148,9 @@ def _identity(row: dict[str, Any], source: Source, fallback: str) -> str:
     return _unicode(str(identity), source.id)
 
 
-def _record(row: dict[str, Any], identity: str, source: Source, need_targets: bool) -> Record:
+def _record(
+    row: dict[str, Any], identity: str, source: Source, need_targets: bool, line: int
+) -> Record:
     targets: tuple[str, ...] = ()
     if need_targets or row.get(source.targets) is not None:
         value = _column(row, source.targets, "targets")
@@ -165,6 +168,7 @@ def _record(row: dict[str, Any], identity: str, source: Source, need_targets: bo
         targets,
         _optional(row, source.instruction, "instruction"),
         _optional(row, source.lead, "lead"),
+        line,
     )
 
 
