@@ -15,11 +15,12 @@ fail() { echo "install: $*" >&2; exit 2; }
 pip() { "$VENV/bin/python" -m pip --disable-pip-version-check "$@"; }
 
 # "+cpu" keeps the several gigabytes of the CUDA build away.
-case "$(uname -s)" in Linux) torch="torch==$TORCH+cpu" ;; *) torch="torch==$TORCH" ;; esac
-if ! "$VENV/bin/python" -c "import torch; assert torch.__version__.startswith('$TORCH')" 2>/dev/null; then
+case "$(uname -s)" in Linux) TORCH=$TORCH+cpu ;; esac
+torch="torch==$TORCH"
+if ! "$VENV/bin/python" -c "import torch; assert torch.__version__ == '$TORCH'" 2>/dev/null; then
     echo "installing $torch"
-    if ! pip install -qq "$torch" 2>/dev/null; then
-        [ -n "$TORCH_INDEX_URL" ] || fail "pip finds no CPU build of torch $TORCH here. \
+    if ! pip install -qq "$torch"; then
+        [ -n "$TORCH_INDEX_URL" ] || fail "pip could not install $torch, see above. If it found none: \
 Copy the address of PyTorch's CPU index from its 'Get Started' page and run: \
 make install TORCH_INDEX_URL=ADDRESS"
         pip install -qq --index-url "$TORCH_INDEX_URL" "$torch"

@@ -21,7 +21,7 @@ from sumzero.contract import Contract, open_contract
 from sumzero.errors import ConfigError, DataError, RunError
 from sumzero.infer.engine import Engine, Request, engine_version
 from sumzero.log import logger, progress
-from sumzero.prompt import PromptRenderer
+from sumzero.prompt import PromptRenderer, local_folder
 from sumzero.records import Record, read_all
 from sumzero.runfolder import RunFolder, read_json, read_jsonl, write_json, write_jsonl
 from sumzero.sentences import first_sentence
@@ -65,7 +65,9 @@ def generate(config: RunConfig, system: str = "finetuned") -> Generation:
                 f"generate.max_new_tokens = {config.generate.max_new_tokens}: leaves no room for a "
                 f"document in the model's {contract.max_length} tokens"
             )
-        model = folder.export if system == "finetuned" else Path(folder.model_path(config))
+        model = folder.export
+        if system == "untrained":
+            model = local_folder(folder.model_path(config), config.model.revision)
         made_by = {
             "system": system,
             "weights": weights_digest(model),
@@ -74,12 +76,15 @@ def generate(config: RunConfig, system: str = "finetuned") -> Generation:
             "seed": config.seed,
             "engine": engine_version(),
         }
-    made_by["input"] = _digest(f"{record.id}\0{record.document}" for record in records)
+    made_by["input"] = input_digest(records)
     fingerprint = _digest([json.dumps(made_by, sort_keys=True)])[:16]
     where = folder.generations / fingerprint
     if (where / "manifest.json").is_file():
         logger.info("generated already: %s", where)
-        return Generation(where, read_json(where / "manifest.json", "sumzero generate"))
+        manifest = read_json(where / "manifest.json", "sumzero generate")
+        manifest["finished"] = time.time()  # the newest counts
+        write_json(where / "manifest.json", manifest)
+        return Generation(where, manifest)
 
     where.mkdir(parents=True, exist_ok=True)
     shard = where / "shard-00000.jsonl"
@@ -166,6 +171,14 @@ def merge(where: Path, ids: list[str]) -> list[Row]:
     merged = [rows[id_] for id_ in ids]
     write_jsonl(where / "merged.jsonl", merged)
     return merged
+
+
+def input_digest(records: Iterable[Record]) -> str:
+    """A hash over all of the records that decides what is generated for them."""
+    return _digest(
+        json.dumps([record.id, record.document, record.instruction, record.lead])
+        for record in records
+    )
 
 
 def weights_digest(model: Path) -> str:

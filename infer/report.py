@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 
 from sumzero.config import RunConfig
-from sumzero.errors import ConfigError
+from sumzero.errors import ConfigError, RunError
 from sumzero.infer.generate import finished_generations
 from sumzero.infer.rouge import rouge
 from sumzero.records import read_all
@@ -66,6 +66,8 @@ def _examples(config: RunConfig, folder: RunFolder) -> list[dict[str, Any]]:
         system: {row["id"]: str(row.get("text", row.get("error", ""))) for row in found.rows()}
         for system, found in finished_generations(folder).items()
     }
+    if any(record.id not in by_id for by_id in texts.values() for record in shown):
+        raise RunError(f"{folder.scores}: the records have changed; run `sumzero score` again")
     values = {
         system: rouge([r.targets for r in shown], [by_id[r.id] for r in shown])["rougeL"]
         for system, by_id in texts.items()

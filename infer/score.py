@@ -4,10 +4,9 @@ from typing import Any
 
 from sumzero.config import RunConfig
 from sumzero.errors import ConfigError, RunError
-from sumzero.infer.generate import finished_generations
+from sumzero.infer.generate import finished_generations, input_digest
 from sumzero.infer.rouge import rouge, signature
 from sumzero.infer.significance import bootstrap_interval
-from sumzero.log import logger
 from sumzero.records import read_all
 from sumzero.runfolder import RunFolder, write_json
 
@@ -34,9 +33,12 @@ def score(config: RunConfig) -> dict[str, Any]:
                 f"{generation.folder}: {len(lacking)} of the {len(records)} records are not in it, "
                 f"{lacking[0]!r} first; run `sumzero generate` for these records"
             )
+        if generation.manifest["input"] != input_digest(records):
+            raise RunError(
+                f"{generation.folder}: made from other documents of the same ids; run `sumzero "
+                f"generate RUN.toml --system {system}` again"
+            )
         values = rouge([record.targets for record in records], [texts[r.id] for r in records])
-        if len(texts) > len(records):
-            logger.warning("%s: %d rows have no reference", system, len(texts) - len(records))
         metrics = {}
         for name, of_rows in values.items():
             low, high = bootstrap_interval(

@@ -58,6 +58,24 @@ def test_a_run_folder_serves_as_a_run_file(run_file, capsys):
     assert "prepared already" in capsys.readouterr().err
 
 
+def test_a_run_folder_is_used_where_it_lies_now(run_file, capsys, tmp_path):
+    assert main(["prepare", str(run_file)]) == 0
+    moved = tmp_path / "moved"
+    (tmp_path / "runs" / "run").rename(moved)
+    assert main(["prepare", str(moved)]) == 0
+    assert "prepared already" in capsys.readouterr().err
+    assert not (tmp_path / "runs" / "run").exists()
+
+
+def test_overrides_may_stand_after_an_option(run_file, capsys):
+    test = f"data.test.path={run_file.parent / 'train.jsonl'}"
+    assert main(["generate", str(run_file), "--system", "lead1", test]) == 0
+    assert "3 rows" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as done:
+        main(["generate", str(run_file), "--sistem", "lead1"])
+    assert done.value.code == 2
+
+
 def test_changed_data_or_settings_are_prepared_again(run_file, capsys):
     assert main(["prepare", str(run_file)]) == 0
     with (run_file.parent / "train.jsonl").open("a") as out:

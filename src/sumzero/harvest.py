@@ -8,8 +8,6 @@ and the pass stops as soon as each split has its share.
 document = signature, docstring body after the summary, source without the docstring
 target   = the summary line
 lead     = the body's first sentence, or the identifier's words (the baseline to beat)
-
-A record's instruction names the identifier, in words.
 """
 
 import ast
@@ -51,7 +49,6 @@ class Docstring:
         return {
             "id": f"{self.module}:{self.line}:{self.name}",
             "document": self.document,
-            "instruction": f"Summarize {words_of(self.name)}",
             "target": self.target,
             "lead": self.lead,
         }

@@ -148,7 +148,6 @@ def _process(*arguments: str) -> None:
     A user's fault was reported by the process itself, in its own line.
     """
     environment = {
-        "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "true",
         "PYTHONWARNINGS": "ignore",
         **os.environ,

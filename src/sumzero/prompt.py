@@ -17,9 +17,11 @@ import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import snapshot_download
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -28,6 +30,7 @@ from sumzero.errors import DataError
 # Plain letters: no template escapes, trims or translates them.
 _USER = "SumZeroUserText7f3a"
 _TARGET = "SumZeroTargetText9c1e"
+_DATE = datetime(2025, 1, 1)
 SEPARATOR = "\n\n"  # between document and instruction
 
 
@@ -165,6 +168,17 @@ def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenize
     return tokenizer
 
 
+def local_folder(path: str, revision: str | None) -> Path:
+    """The local folder of a model: itself, or the Hub's files. Raises DataError without them."""
+    if Path(path).is_dir():
+        return Path(path)
+    try:
+        patterns = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+        return Path(snapshot_download(path, revision=revision, allow_patterns=patterns))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: no model can be fetched: {_first_line(error)}") from None
+
+
 def _template_parts(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str, str]:
     """The template's text before the user's text, between it and the target, and after that.
 
@@ -192,7 +206,12 @@ def _template_parts(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str, str]:
 def _apply(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], cue: bool) -> str:
     # Thinking is off for templates that have it: a summary is all that is asked for.
     text: Any = tokenizer.apply_chat_template(
-        turns, tokenize=False, add_generation_prompt=cue, enable_thinking=False
+        turns,
+        tokenize=False,
+        add_generation_prompt=cue,
+        enable_thinking=False,
+        # Templates that write today's date must render tomorrow what was trained today.
+        strftime_now=_DATE.strftime,
     )
     return str(text)
 

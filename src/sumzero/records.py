@@ -64,11 +64,10 @@ def read(source: Source, *, need_targets: bool) -> Iterator[Record | Reject]:
             try:
                 row = _parse(line)
                 identity = _identity(row, source, f"{file.name}:{number}")
-                record = _record(row, identity, source, need_targets, number)
                 if identity in seen:
                     raise _RowFault(f"duplicate id {identity!r}")
                 seen.add(identity)
-                yield record
+                yield _record(row, identity, source, need_targets, number)
             except _RowFault as fault:
                 yield Reject(str(file), number, str(fault), identity)
 

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -97,11 +97,18 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_jsonl(path: Path) -> list[Any]:
-    """The values of a JSONL file of ours; none where there is no file."""
+    """The values of a JSONL file of ours; none where there is no file.
+
+    Lines that a kill or a full disk has torn are left out: none is ever the only copy of a result.
+    """
     if not path.is_file():
         return []
+    values = []
     with path.open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+        for line in lines:
+            with suppress(ValueError):
+                values.append(json.loads(line))
+    return values
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:

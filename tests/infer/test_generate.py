@@ -52,6 +52,16 @@ def test_other_input_is_another_generation_and_the_newest_counts(run_file, tmp_p
     assert newest["lead1"].folder == second.folder
 
 
+def test_going_back_to_earlier_input_makes_its_generation_the_newest(run_file, tmp_path):
+    first = generate(load(run_file), "lead1")
+    _write(tmp_path / "test.jsonl", [row | {"document": "New."} for row in RECORDS])
+    generate(load(run_file), "lead1")
+    _write(tmp_path / "test.jsonl", RECORDS)
+    generate(load(run_file), "lead1")
+    newest = finished_generations(RunFolder.of(load(run_file)))
+    assert newest["lead1"].folder == first.folder
+
+
 def test_a_torn_line_is_cut_off_and_its_row_made_again(run_file):
     made = generate(load(run_file), "lead1")
     shard = made.folder / "shard-00000.jsonl"

@@ -52,6 +52,17 @@ def test_records_that_were_not_generated_for_are_named(run_file, tmp_path):
         score(config)
 
 
+def test_other_documents_of_the_same_ids_are_not_scored(run_file, tmp_path):
+    config = load(run_file)
+    generate(config, "lead1")
+    file = tmp_path / "test.jsonl"
+    file.write_text(file.read_text().replace("Rain fell.", "Hail fell."))
+    with pytest.raises(RunError, match="other documents of the same ids"):
+        score(config)
+    generate(config, "lead1")
+    assert score(config)["systems"]["lead1"]["rows"] == 3
+
+
 def test_nothing_generated_is_said(run_file):
     with pytest.raises(RunError, match="nothing generated yet"):
         score(load(run_file))

@@ -84,7 +84,7 @@ def test_other_settings_or_ranks_do_not_resume(run_file, launch, whole_run):
     done = launch(2, run_file, "name=whole", "train.lr=0.5", "train.max_steps=9", expect=2)
     lines = [line for line in done.stderr.splitlines() if line.startswith("sumzero:")]
     assert len(lines) == 1
-    assert "cannot be resumed: train" in lines[0]
+    assert "cannot be used: train" in lines[0]
     assert sorted(whole_run.checkpoints.rglob("*")) == before
 
 
@@ -96,11 +96,15 @@ def whole_run(run_file):
 
 
 def test_a_checkpoint_without_its_state_does_not_count(tmp_path):
-    for name in ("step-000002", "step-000004", "step-000006.partial"):
+    for name in ("step-000002", "step-000004", "step-000006.partial", "step-1000000"):
         (tmp_path / name).mkdir()
     (tmp_path / "step-000002" / "sumzero.json").write_text('{"step": 2}')
     (tmp_path / "step-000006.partial" / "sumzero.json").write_text('{"step": 6}')
     assert checkpoint.newest(tmp_path) == "step-000002"
+    for name in ("step-999999", "step-1000000"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "sumzero.json").write_text('{"step": 1}')
+    assert checkpoint.whole(tmp_path) == ["step-000002", "step-999999", "step-1000000"]
     assert checkpoint.newest(tmp_path / "absent") is None
 
 
