@@ -2,7 +2,7 @@
 
 Stemming is on. Lsum compares sentence by sentence; both sides are split by `sumzero.sentences`.
 With several references the best one counts, per metric. `rouge-score-rs` is bit-equal to
-`rouge-score` and 85 times faster; it is used where it is installed, and the signature says which.
+`rouge-score` and written in Rust; it is used where it is installed, and the signature says which.
 """
 
 from collections.abc import Sequence
