@@ -13,7 +13,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from sumzero.errors import ConfigError
@@ -68,31 +68,80 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True, config=_SETTINGS)
 class Source:
-    """A file of records and the names of its columns."""
+    """Where records come from, what is asked of them, and the names of their columns.
+
+    A column within a column is named with dots: `answers.text`.
+    """
 
     path: str
-    """A JSONL file: one JSON object a line, UTF-8."""
+    """A file or glob: .jsonl, .json, .csv, .tsv or .parquet, each also .gz or .zst; a folder of
+    `Dataset.save_to_disk`; or hub:NAME, a data set of the Hub."""
+    subset: str | None = None
+    """The configuration of a Hub data set that has several."""
+    split: str | None = None
+    """The split of a data set that has several."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub data set."""
+    weight: Positive = 1.0
+    """How often an epoch sees each of its examples; 0.5 is a half, another one each epoch."""
+    task: Literal["summarize", "answer", "translate"] = "summarize"
+    language: str = "en"
+    """Language of the instructions, and of the documents where `language_column` is not set."""
+    target_language: str | None = None
+    """The language to translate into."""
+    instructions: str | None = None
+    """A TOML file of instructions in place of SumZero's own for the task and language."""
     id: str = "id"
     """Column of the record's id; rows without one are called FILE:LINE."""
     document: str = "document"
-    """Column of the text to summarize."""
+    """Column of the text to summarize, to answer from or to translate."""
     targets: str = "target"
-    """Column of the reference: a string, or a list of several references."""
+    """Column of the reference: a string, or a list of several references. In task "answer" an empty
+    list is a question that the document does not answer."""
     instruction: str | None = None
-    """Column of a row's own instruction or question, instead of `data.instruction`."""
+    """Column of a row's own instruction; in task "answer", of its question."""
+    language_column: str | None = None
+    """Column of a row's language."""
     lead: str | None = None
     """Column of the lead baseline's text; without it, the document's first sentence."""
+    metadata: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Columns that are kept beside the record as they are."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Source":
+        if self.task == "answer" and self.instruction is None:
+            raise ValueError('task "answer" needs the column of the question: set instruction')
+        if self.task == "translate" and self.target_language is None:
+            raise ValueError('task "translate" needs target_language')
+        return self
+
+
+def _listed(value: Any) -> Any:
+    """One source may be written as a table, several as a list of tables."""
+    return [value] if isinstance(value, dict | Source) else value
+
+
+Sources = Annotated[tuple[Source, ...], BeforeValidator(_listed), Field(strict=False)]
 
 
 @dataclass(frozen=True, kw_only=True, config=_SETTINGS)
 class Data:
     """What is learnt from, and how it is laid out."""
 
-    train: Source | None = None
-    validation: Source | None = None
-    test: Source | None = None
-    instruction: str = "Summarize the text above in one sentence."
-    """What the user's turn asks for, after the document."""
+    train: Sources = ()
+    """One source or several, which are mixed by their weights."""
+    validation: Sources = ()
+    test: Sources = ()
+    instruction: str | None = None
+    """What the user's turn asks for, after the document, in place of the instruction sets."""
+    length_control: bool = False
+    """Trains with instructions that say how long the target is; `generate.words` and
+    `generate.sentences` then ask for a length."""
+    duplicates: Literal["drop", "keep"] = "drop"
+    """What becomes of rows that repeat document, instruction and target of another one."""
+    share_documents: bool = True
+    """Lays a document with several targets out once, its targets as branches; the same loss and
+    gradients for less work. Off: a copy for each target."""
     max_length: Annotated[int, Field(ge=16)] = 2048
     """Limit in tokens of one example and of one packed bin: prompt, target and end of turn."""
     max_prompt: Annotated[int, Field(ge=16)] | None = None
@@ -109,6 +158,11 @@ class Train:
     """A preset of ds_configs/ by name, or the path of a DeepSpeed JSON file."""
     bins_per_step: Count = 32
     """Packed bins of one optimizer step, over all ranks: the global batch."""
+    balance_width: Count | None = None
+    """Bins of near-equal attention cost that a step takes together; docs/data.md has the curve.
+    Default: an eighth of `bins_per_step`."""
+    loss_weight: Literal["token", "target"] = "token"
+    """What counts the same in the loss: every supervised token, or every target."""
     epochs: Positive = 3.0
     max_steps: Count | None = None
     """Ends the run earlier; the schedule ends with it."""
@@ -132,6 +186,10 @@ class Train:
 class Generate:
     """How summaries are generated by vLLM. Nothing is inherited from the model's own defaults."""
 
+    words: Count | None = None
+    """Asks for at most this many words, of a model trained with `data.length_control`."""
+    sentences: Count | None = None
+    """Asks for this many sentences, of a model trained with `data.length_control`."""
     max_new_tokens: Count = 128
     temperature: NotNegative = 0.0
     """0 is greedy."""
@@ -213,8 +271,10 @@ def as_dict(settings: Any) -> dict[str, Any]:
         value = getattr(settings, field.name)
         if is_dataclass(value):
             values[field.name] = as_dict(value)
+        elif isinstance(value, tuple):
+            values[field.name] = [as_dict(x) if is_dataclass(x) else x for x in value]
         elif value is not None:
-            values[field.name] = list(value) if isinstance(value, tuple) else value
+            values[field.name] = value
     return values
 
 
@@ -228,11 +288,28 @@ def override(values: dict[str, Any], text: str) -> None:
         value = tomllib.loads(f"value = {given}")["value"]
     except (tomllib.TOMLDecodeError, RecursionError):
         value = given
-    for name in path[:-1]:
-        values = values.setdefault(name, {})
-        if not isinstance(values, dict):
-            raise ConfigError(f"override {text!r}: {name} is not a section")
-    values[path[-1]] = value
+    at: Any = values
+    for index, name in enumerate(path[:-1]):
+        at = _section(at, name, text)
+        if isinstance(at, list) and not path[index + 1].isdigit():  # one source, not named
+            at = _section(at, "0", text) if len(at) == 1 else at
+    _section(at, None, text)[path[-1]] = value
+
+
+def _section(at: Any, name: str | None, text: str) -> Any:
+    """What lies below `name`, made where it is missing; None is the section itself."""
+    if isinstance(at, list) and name is not None and name.isdigit() and int(name) < len(at):
+        at = at[int(name)]
+    elif isinstance(at, list):
+        raise ConfigError(
+            f"override {text!r}: there are {len(at)} sources; name one by its number from 0, as in "
+            "data.train.0.path=FILE"
+        )
+    elif name is not None:
+        at = at.setdefault(name, {})
+    if not isinstance(at, dict | list):
+        raise ConfigError(f"override {text!r}: {name} is not a section")
+    return at
 
 
 def _problem(fault: dict[str, Any]) -> str:
@@ -254,7 +331,7 @@ def _keys(settings: Any, prefix: str = "") -> list[str]:
     for field in fields(settings):
         path = prefix + field.name
         found.append(path)
-        section = Source if field.type == Source | None else field.type
+        section = Source if field.type == Sources else field.type
         if isinstance(section, type) and is_dataclass(section):
             found += _keys(section, path + ".")
     return found

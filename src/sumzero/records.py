@@ -26,8 +26,10 @@ class Record:
     id: str
     document: str
     targets: tuple[str, ...] = ()
-    instruction: str | None = None
+    instruction: str | None = None  # the row's own; in task "answer" its question
+    language: str = "en"
     lead: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
     line: int = field(default=0, compare=False)  # of its file, from 1
 
 
