@@ -1,99 +1,65 @@
-"""Records -> the token store: tokenised once, before training, into memory-mapped Arrow files.
+"""Records -> the token stores of a run: `sumzero prepare`, on a CPU, before any GPU is held.
 
-A row of the store is an example: one document's prompt and its k targets, as token ids.
+    blocks of rows --workers--> parts --hashes, sorted--> store: an example a row, a document once
 
-    id: string   prompt: list<int32>   targets: list<list<int32>>   document_tokens, document_kept
-
-A target's ids end with the end of turn. Where prompt + target exceed the limit, only the document
-is cut, for the longest target; a row whose target leaves no room for a document is rejected, never
-shortened. Training reads the store and never tokenises.
+Memory is fixed but for three arrays of 8 bytes a record. A stopped preparation goes on from its
+parts; a store whose content and settings have not changed is kept. Where prompt and target exceed
+the limit only the document is cut, or the row is rejected with its reason: read = kept + rejected.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from itertools import islice
+import os
+import shutil
+from array import array
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict
+from itertools import chain, islice
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset
 
-from sumzero.config import RunConfig, Source, as_dict
+from sumzero.config import Data, RunConfig, Source, as_dict
 from sumzero.errors import DataError, RunError
+from sumzero.instructions import instruction_set
 from sumzero.log import logger, progress
 from sumzero.prompt import PromptRenderer
-from sumzero.records import Record, Reject, Rejects, read
-from sumzero.runfolder import RunFolder, read_json, write_json
+from sumzero.readers import Block, blocks, digest
+from sumzero.records import Reject, kind, read
+from sumzero.runfolder import RunFolder, atomic_file, read_json, write_json
+from sumzero.train.data_report import describe, leakage
+from sumzero.train.joins import Parts, examples, join, number_ways, repeats
+from sumzero.train.parts import Tokeniser, Ways, hash_of
+from sumzero.train.store import SCHEMA, Template, TokenStore
 
-_BATCH = 1000  # records tokenised at once, by all cores
-_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("prompt", pa.list_(pa.int32())),
-        ("targets", pa.list_(pa.list_(pa.int32()))),
-        ("document_tokens", pa.int32()),
-        ("document_kept", pa.int32()),
-    ]
-)
-
-
-@dataclass
-class SplitReport:
-    """What became of a split's rows. Tokens are of prompts and targets as they are trained on."""
-
-    read: int = 0
-    kept: int = 0
-    rejected: int = 0
-    sequences: int = 0
-    tokens: int = 0
-    supervised_tokens: int = 0
-    documents_cut: int = 0
-    document_tokens_cut: int = 0
-
-
-class TokenStore:
-    """The examples of a split, memory-mapped. A sequence is one (example, target) pair."""
-
-    def __init__(self, file: Path) -> None:
-        if not file.is_file():
-            raise RunError(f"{file} is missing; run `sumzero prepare RUN.toml` first")
-        self._rows = Dataset.from_file(str(file)).with_format("arrow")
-        table = self._rows.data.table
-        num_targets = pa.compute.list_value_length(table["targets"]).to_numpy()
-        prompts = pa.compute.list_value_length(table["prompt"]).to_numpy()
-        targets = pa.compute.list_value_length(pa.compute.list_flatten(table["targets"]))
-        self.example_of = np.repeat(np.arange(len(num_targets)), num_targets)
-        first = np.repeat(np.cumsum(num_targets) - num_targets, num_targets)
-        self._target_of = np.arange(len(self.example_of)) - first
-        # Tokens a target is predicted at, and tokens that are fed: the last is predicted only.
-        self.supervised = targets.to_numpy().astype(np.int64)
-        self.lengths = prompts[self.example_of].astype(np.int64) + self.supervised - 1
-
-    def __len__(self) -> int:
-        """Number of sequences."""
-        return len(self.example_of)
-
-    def sequence(self, index: int) -> tuple[list[int], list[int]]:
-        """(prompt ids, target ids) of a sequence."""
-        row = self._rows[int(self.example_of[index])]
-        target = row["targets"][0][int(self._target_of[index])]
-        return row["prompt"][0].as_py(), target.as_py()
-
-    def identity(self, index: int) -> str:
-        """The record id of a sequence."""
-        return str(self._rows[int(self.example_of[index])]["id"][0].as_py())
+_BLOCKS = 8  # of a part
+_SHOWN = 5  # rejects that are logged each
+_FORMAT = 2  # of the stores
+_SPLITS = ("train", "validation", "test")
+_LATER = ("share_documents",)  # settings that no store depends on
+_tokeniser: Tokeniser  # of a worker process
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
     """What the stores of a run depend on among its settings."""
-    return {key: value for key, value in as_dict(config.data).items() if key != "test"}
+    values = {key: value for key, value in as_dict(config.data).items() if key not in _SPLITS + _LATER}
+    for split in ("train", "validation"):
+        values[split] = [_of_source(source) for source in getattr(config.data, split)]
+    return values
+
+
+def _of_source(source: Source) -> dict[str, Any]:
+    return {key: value for key, value in as_dict(source).items() if key != "weight"}
 
 
 def check_prepared(config: RunConfig, folder: RunFolder) -> str:
-    """The digest of the prepared data. Raises RunError where they were prepared otherwise."""
+    """The digest of the training data. Raises RunError where they were prepared otherwise."""
     report = read_json(folder.data_report, "sumzero prepare RUN.toml")
     now = settings_of(config)
     changed = [
@@ -104,7 +70,7 @@ def check_prepared(config: RunConfig, folder: RunFolder) -> str:
         raise RunError(
             f"{folder.data}: prepared with other settings ({names}); run `sumzero prepare`"
         )
-    return str(report["digest"])
+    return str(report["splits"]["train"]["digest"])
 
 
 def store_file(folder: RunFolder, split: str) -> Path:
@@ -112,159 +78,248 @@ def store_file(folder: RunFolder, split: str) -> Path:
     return folder.data / f"{split}.arrow"
 
 
-def prepare(config: RunConfig, folder: RunFolder, renderer: PromptRenderer) -> dict[str, Any]:
+def prepare(
+    config: RunConfig,
+    folder: RunFolder,
+    renderer: PromptRenderer,
+    processes: int | None = None,
+) -> dict[str, Any]:
     """Builds the stores of the train and validation splits and `data_report.json`.
 
-    Does nothing where data, settings and tokenizer are those of the stores that are there. The test
-    split is read too, so that its faults show before training. Raises DataError where a split has
-    no usable row; nothing then replaces an earlier store.
+    `processes` tokenise; by default one a core. The test split is read too, so that its faults show
+    before training. Raises DataError where a source has no usable row; nothing then replaces an
+    earlier store.
     """
-    sources = {
-        split: source
-        for split, source in (("train", config.data.train), ("validation", config.data.validation))
-        if source is not None
-    }
-    if "train" not in sources:
+    data = config.data
+    if not data.train:
         raise DataError("data.train: no training data; set data.train.path")
-    test = config.data.test
-    digest = _digest(config, sources | ({"test": test} if test else {}), renderer)
-    files = {split: store_file(folder, split) for split in sources}
-    if folder.data_report.is_file() and all(file.is_file() for file in files.values()):
-        report: dict[str, Any] = read_json(folder.data_report, "sumzero prepare")
-        if report.get("digest") == digest:
-            logger.info("data is prepared already: %s", folder.data_report)
-            return report
     folder.data.mkdir(parents=True, exist_ok=True)
-    folder.data_report.unlink(missing_ok=True)  # what follows is not what it speaks of
-    rejects = Rejects()
-    splits = {}
-    for split, source in sources.items():
-        rejected = Rejects()
-        splits[split] = _build(source, files[split], config, renderer, split, rejected)
-        rejects.rows += rejected.rows
-    if test:
-        rejected = Rejects()
-        count = sum(1 for _ in rejected.sift(read(test, need_targets=True)))
-        rejected.finish(test, count)
-        rejects.rows += rejected.rows
-        splits["test"] = SplitReport(count + len(rejected.rows), count, len(rejected.rows))
-    rejects.write(folder.rejected)
-    report = {
-        "digest": digest,
-        "settings": settings_of(config),
-        "splits": {split: asdict(counts) for split, counts in splits.items()},
-        "rejected_by_reason": rejects.reasons(),
+    before: dict[str, Any] = {}
+    if folder.data_report.is_file():
+        before = read_json(folder.data_report, "sumzero prepare")["splits"]
+    splits: dict[str, Any] = {}
+    for split in _SPLITS:
+        sources: tuple[Source, ...] = getattr(data, split)
+        if not sources:
+            continue
+        digest_ = _digest(data, sources, renderer)
+        files = [_rejects_file(folder, split), _result_file(folder, split)]
+        if before.get(split, {}).get("digest") == digest_ and all(f.is_file() for f in files):
+            logger.info("%s data is prepared already", split)
+            splits[split] = before[split]
+            continue
+        folder.data_report.unlink(missing_ok=True)  # what follows is not what it speaks of
+        counts = _Counts()
+        if split == "test":
+            _read_through(sources, folder, counts)
+        else:
+            workers = processes or len(os.sched_getaffinity(0))
+            _build(split, sources, data, folder, renderer, counts, digest_, workers)
+        splits[split] = {"digest": digest_, **counts.summary()}
+    report = {"settings": settings_of(config), "splits": splits}
+    stores = {
+        split: TokenStore(store_file(folder, split)) for split in splits if split != "test"
     }
+    for split, store in stores.items():
+        splits[split].update(describe(store))
+    hashes = {split: store.hash for split, store in stores.items()}
+    if "test" in splits:
+        hashes["test"] = np.load(_result_file(folder, "test"))
+    report["leakage"] = leakage(hashes)
+    with atomic_file(folder.rejected) as out:
+        for split in splits:
+            with _rejects_file(folder, split).open(encoding="utf-8") as rows:
+                shutil.copyfileobj(rows, out)
     write_json(folder.data_report, report)
     return report
 
 
+class _Counts:
+    """What became of rows, by source and in all. Lists rejects as they come."""
+
+    def __init__(self) -> None:
+        self._sources: list[dict[str, Any]] = []
+        self._all_reasons = Counter[str]()
+        self._first: Reject | None = None
+        self._reasons = Counter[str]()
+
+    def reject(self, rejects: Iterable[Reject], out: IO[str]) -> None:
+        """Lists and counts rejects of the source at hand."""
+        for reject in rejects:
+            self._first = self._first or reject
+            self._reasons[kind(reject.reason)] += 1
+            if self._reasons.total() <= _SHOWN:
+                logger.warning("%s:%d: %s; row rejected", reject.file, reject.line, reject.reason)
+            out.write(json.dumps(asdict(reject), ensure_ascii=False) + "\n")
+
+    def close(self, source: Source, kept: int) -> None:
+        """Ends the source at hand. Raises DataError where none of its rows can be used."""
+        first, reasons = self._first, self._reasons
+        self._first, self._reasons = None, Counter()
+        said = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common())
+        if not kept and first is None:
+            raise DataError(f"{source.path}: no records: the file is empty")
+        if not kept and first is not None:
+            raise DataError(
+                f"{first.file}:{first.line}: {first.reason}; no row of {source.path} can be used "
+                f"({said})"
+            )
+        rejected = reasons.total()
+        if rejected > _SHOWN:
+            logger.warning("%s: %d rows rejected: %s", source.path, rejected, said)
+        self._sources.append(
+            {"path": source.path, "read": kept + rejected, "kept": kept, "rejected": rejected}
+        )
+        self._all_reasons += reasons
+
+    def summary(self) -> dict[str, Any]:
+        """For the report."""
+        total = {key: sum(x[key] for x in self._sources) for key in ("read", "kept", "rejected")}
+        by_reason = dict(self._all_reasons.most_common())
+        return total | {"rejected_by_reason": by_reason, "sources": self._sources}
+
+
+def _rejects_file(folder: RunFolder, split: str) -> Path:
+    return folder.data / f"{split}.rejected.jsonl"
+
+
+def _result_file(folder: RunFolder, split: str) -> Path:
+    """What a split's preparation leaves; of the test split, hashes of its documents."""
+    return folder.data / "test.hashes.npy" if split == "test" else store_file(folder, split)
+
+
+def _read_through(sources: tuple[Source, ...], folder: RunFolder, counts: _Counts) -> None:
+    """Reads the test split: its rejects, and hashes of its documents."""
+    hashes = []
+    with atomic_file(_rejects_file(folder, "test")) as out:
+        for source in sources:
+            found = array("Q")
+            for row in read(source, need_targets=True):
+                if isinstance(row, Reject):
+                    counts.reject([row], out)
+                else:
+                    found.append(hash_of(row.document))
+            counts.close(source, len(found))
+            hashes.append(np.frombuffer(found, dtype=np.uint64))
+    np.save(_result_file(folder, "test"), np.concatenate(hashes))
+
+
 def _build(
-    source: Source,
-    file: Path,
-    config: RunConfig,
-    renderer: PromptRenderer,
     split: str,
-    rejects: Rejects,
-) -> SplitReport:
-    report = SplitReport()
-    partial = file.with_suffix(".partial")
+    sources: tuple[Source, ...],
+    data: Data,
+    folder: RunFolder,
+    renderer: PromptRenderer,
+    counts: _Counts,
+    digest_: str,
+    processes: int,
+) -> None:
+    """Tokenises and joins the sources of a split into its store."""
+    work = folder.data / f"{split}.parts" / digest_[:16]
+    for stale in work.parent.glob("*"):
+        if stale != work:
+            shutil.rmtree(stale)
+    parts = []
+    for number, source in enumerate(sources):
+        instruction_set(source, data, source.language)  # its faults are not the rows'
+        here = work / str(number)
+        here.mkdir(parents=True, exist_ok=True)
+        tokeniser = Tokeniser(source, data, renderer)
+        parts.append(Parts(list(_tokenised(tokeniser, here, split, processes))))
+    ways = number_ways(parts)
+    store = store_file(folder, split)
+    partial = store.with_suffix(".partial")
+    schema = SCHEMA.with_metadata({"template": _template(renderer, ways).to_json()})
     try:
-        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_stream(sink, _SCHEMA) as out:
-            records = rejects.sift(read(source, need_targets=True))
-            with progress(iter(()), f"tokenising {split}", unit=" records") as bar:
-                while batch := list(islice(records, _BATCH)):
-                    rows = list(_examples(batch, source, config, renderer, report, rejects))
-                    out.write_batch(pa.RecordBatch.from_pylist(rows, schema=_SCHEMA))
-                    report.kept += len(rows)
-                    bar.update(len(batch))
-        rejects.finish(source, report.kept)
-        partial.replace(file)
+        with (
+            atomic_file(_rejects_file(folder, split)) as rejected,
+            pa.OSFile(str(partial), "wb") as sink,
+            pa.ipc.new_stream(sink, schema) as out,
+        ):
+            for number, (source, of_source) in enumerate(zip(sources, parts, strict=True)):
+                kept = np.ones(len(of_source), dtype=np.bool_)
+                counts.reject(of_source.rejects(), rejected)
+                for row, reject in repeats(of_source, duplicates=data.duplicates == "drop"):
+                    kept[row] = False
+                    counts.reject([reject], rejected)
+                counts.close(source, int(kept.sum()))
+                for batch in examples(of_source, join(of_source, kept), number, ways):
+                    out.write_batch(batch)
+        partial.replace(store)
     finally:
         partial.unlink(missing_ok=True)
-    report.rejected = len(rejects.rows)
-    report.read = report.kept + report.rejected
-    if report.documents_cut:
-        logger.info(
-            "%s: %d of %d documents cut (%s), %d tokens left out",
-            split,
-            report.documents_cut,
-            report.kept,
-            config.data.truncation,
-            report.document_tokens_cut,
-        )
-    return report
+    del parts
+    shutil.rmtree(work.parent)
 
 
-def _examples(
-    batch: list[Record],
-    source: Source,
-    config: RunConfig,
-    renderer: PromptRenderer,
-    report: SplitReport,
-    rejects: Rejects,
-) -> Iterator[dict[str, Any]]:
-    data = config.data
-    documents = renderer.encode_text([record.document for record in batch])
-    texts = iter(renderer.encode_text([text for record in batch for text in record.targets]))
-    for record, document in zip(batch, documents, strict=True):
-        targets = [next(texts) + renderer.end_ids for _ in record.targets]
-        longest = max(len(target) for target in targets)
-        limit = min(data.max_prompt or data.max_length, data.max_length - longest)
-        prompt = renderer.prompt(document, limit, record.instruction)
-        if prompt is None:
-            reason = _why_too_long(len(document), longest, limit, config, renderer, record)
-            if data.truncation == "error" and "target" not in reason:
-                raise DataError(f"{source.path}:{record.line}: {reason}")
-            rejects.add(Reject(source.path, record.line, reason, record.id))
-            continue
-        cut = prompt.document_tokens - prompt.document_kept
-        report.sequences += len(targets)
-        report.tokens += sum(len(prompt.ids) + len(target) for target in targets)
-        report.supervised_tokens += sum(map(len, targets))
-        report.documents_cut += cut > 0
-        report.document_tokens_cut += cut
-        yield {
-            "id": record.id,
-            "prompt": prompt.ids,
-            "targets": targets,
-            "document_tokens": prompt.document_tokens,
-            "document_kept": prompt.document_kept,
-        }
+def _tokenised(
+    tokeniser: Tokeniser, work: Path, split: str, processes: int
+) -> Iterator[Path]:
+    """The files of a source's parts, in order, as they are made; those there already are kept."""
+    pieces = iter(blocks(tokeniser.source))
+    groups = iter(lambda: list(islice(pieces, _BLOCKS)), [])
+    jobs = ((group, work / f"{number:07}.part") for number, group in enumerate(groups))
+    with progress(iter(()), f"tokenising {split}", unit=" blocks") as bar:
+        first = list(islice(jobs, 2))
+        if len(first) < 2 or processes == 1:  # not worth a process
+            for group, file in chain(first, jobs):
+                if not file.is_file():
+                    tokeniser(group, file)
+                bar.update(len(group))
+                yield file
+            return
+        try:
+            with ProcessPoolExecutor(
+                processes, get_context("spawn"), _set_tokeniser, (tokeniser,)
+            ) as pool:
+                pending: deque[tuple[Future[None] | None, int, Path]] = deque()
+                for group, file in chain(first, jobs):
+                    made = None if file.is_file() else pool.submit(_tokenise, group, file)
+                    pending.append((made, len(group), file))
+                    while len(pending) > 2 * processes or (pending and pending[0][0] is None):
+                        yield _done(*pending.popleft(), bar)
+                while pending:
+                    yield _done(*pending.popleft(), bar)
+        except BrokenProcessPool:
+            raise RunError(
+                "a process that tokenised was killed, perhaps for want of memory; run `sumzero "
+                "prepare` again with fewer --processes: it goes on from what is done"
+            ) from None
 
 
-def _why_too_long(
-    document: int,
-    target: int,
-    limit: int,
-    config: RunConfig,
-    renderer: PromptRenderer,
-    record: Record,
-) -> str:
-    fixed = renderer.fixed_tokens(record.instruction)
-    if limit - fixed < 1:
-        return (
-            f"target too long: {target} tokens, with {fixed} of template and instruction, leave no "
-            f"room for the document in data.max_length = {config.data.max_length}"
-        )
-    return (
-        f"document too long: {document} tokens, {limit - fixed} fit, and data.truncation = "
-        f'"{config.data.truncation}" does not cut'
+def _done(made: Future[None] | None, num_blocks: int, file: Path, bar: Any) -> Path:
+    if made is not None:
+        made.result()
+    bar.update(num_blocks)
+    return file
+
+
+def _set_tokeniser(tokeniser: Tokeniser) -> None:
+    global _tokeniser
+    _tokeniser = tokeniser
+
+
+def _tokenise(group: list[Block], file: Path) -> None:
+    _tokeniser(group, file)
+
+
+def _template(renderer: PromptRenderer, ways: dict[Ways, int]) -> Template:
+    return Template(
+        renderer.head_ids,
+        renderer.tail_ids,
+        [[renderer.ask_parts(text) for text in way] for way in ways],
+        renderer.truncation.rule,
     )
 
 
-def _digest(config: RunConfig, sources: dict[str, Source], renderer: PromptRenderer) -> str:
-    state = hashlib.sha256()
-    for split, source in sources.items():
-        state.update(f"{split} {json.dumps(as_dict(source))}".encode())
-        file = Path(source.path)
-        if not file.is_file():
-            raise DataError(f"{file}: no such file (data.{split}.path)")
-        with file.open("rb") as content:
-            state.update(hashlib.file_digest(content, "sha256").digest())
-    data = as_dict(config.data)
-    limits = {key: data.get(key) for key in ("max_length", "max_prompt", "truncation")}
-    state.update(json.dumps([renderer.instruction, limits, renderer.end_ids]).encode())
+def _digest(data: Data, sources: tuple[Source, ...], renderer: PromptRenderer) -> str:
+    """A hash of all that a split's store depends on. Raises DataError where a file is missing."""
+    values = {key: value for key, value in as_dict(data).items() if key not in _SPLITS + _LATER}
+    state = hashlib.sha256(json.dumps([_FORMAT, values]).encode())
+    for source in sources:
+        asked = asdict(instruction_set(source, data, source.language))
+        state.update(json.dumps([_of_source(source), asked]).encode())
+        state.update(digest(source).encode())
+    state.update(json.dumps([renderer.head_ids, renderer.tail_ids, renderer.end_ids]).encode())
     state.update(renderer.tokenizer.backend_tokenizer.to_str().encode())
-    state.update(str(renderer.tokenizer.chat_template).encode())
     return state.hexdigest()

@@ -1,0 +1,228 @@
+"""Parts -> the rows of the token store: repeats dropped, rows about one document joined.
+
+All of it by 64-bit hashes that are sorted: 8 bytes a record and array. What the hashes call the
+same is then compared. A joined example stands where the first of its rows stood.
+"""
+
+import json
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from sumzero.records import Reject
+from sumzero.train.parts import Ways
+from sumzero.train.store import SCHEMA
+
+Rows = NDArray[np.int64]  # numbers of rows, counted over all parts of a source
+_AT_ONCE = 2048  # rows that are compared or written
+_OPEN = 32  # parts that are mapped at once
+
+
+class Parts:
+    """The parts of a source, memory-mapped."""
+
+    def __init__(self, files: list[Path]) -> None:
+        self._files = files
+        self._open: OrderedDict[int, pa.Table] = OrderedDict()
+        self.starts = np.cumsum([0, *(len(self._table(i)) for i in range(len(files)))])
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return int(self.starts[-1])
+
+    def _table(self, index: int) -> pa.Table:
+        """A part; few stay open, so that the pages of the others leave memory."""
+        if index not in self._open:
+            with pa.memory_map(str(self._files[index])) as file:
+                self._open[index] = pa.ipc.open_file(file).read_all()
+            if len(self._open) > _OPEN:
+                self._open.popitem(last=False)
+        self._open.move_to_end(index)
+        return self._open[index]
+
+    def column(self, name: str) -> NDArray[Any]:
+        """A column of numbers, of all rows."""
+        return np.concatenate([self._table(i)[name].to_numpy() for i in range(len(self._files))])
+
+    def ways(self) -> list[list[Ways]]:
+        """The list of ways of each part."""
+        return [[tuple(way) for way in about["ways"]] for about in self._about()]
+
+    def rejects(self) -> Iterator[Reject]:
+        """The rows that did not become records."""
+        return (Reject(**row) for about in self._about() for row in about["rejects"])
+
+    def _about(self) -> Iterator[dict[str, Any]]:
+        for index in range(len(self._files)):
+            yield json.loads(self._table(index).schema.metadata[b"part"])
+
+    def part_of(self, rows: Rows) -> Rows:
+        """The part in which each row stands."""
+        return np.searchsorted(self.starts, rows, side="right") - 1
+
+    def take(self, rows: Rows, names: list[str]) -> pa.Table:
+        """Columns of some rows, in the order asked for."""
+        part = self.part_of(rows)
+        used = np.unique(part)
+        found = pa.concat_tables(
+            self._table(i).select(names).take(rows[part == i] - self.starts[i]) for i in used
+        ).combine_chunks()
+        if len(used) == 1:
+            return found
+        places = np.concatenate([np.flatnonzero(part == i) for i in used])
+        return found.take(np.argsort(places))
+
+    def documents(self, rows: Rows) -> pa.ChunkedArray:
+        """The document ids of some rows."""
+        of = self.take(rows, ["document_of"])["document_of"].to_numpy()
+        return self.take(self.starts[self.part_of(rows)] + of, ["document"])["document"]
+
+
+@dataclass(frozen=True)
+class Families:
+    """Rows by document: family f has the rows `rows[starts[f] : starts[f + 1]]`."""
+
+    rows: Rows
+    starts: Rows
+
+
+def repeats(parts: Parts, *, duplicates: bool) -> Iterator[tuple[int, Reject]]:
+    """Rows that have another row's id, or with `duplicates` its whole content, and why."""
+    seen = np.zeros(len(parts), dtype=np.bool_)
+    for earlier, later in _equal(parts, "key", ["id"]):
+        seen[later] = True
+        (row,) = parts.take(np.array([later]), ["file", "line", "id"]).to_pylist()
+        reason = f"duplicate id {row['id']!r}"
+        yield later, Reject(row["file"], row["line"], reason, row["id"])
+    if not duplicates:
+        return
+    for earlier, later in _equal(parts, "row", ["hash", "document_tokens", "question", "targets"]):
+        if not seen[later]:
+            names = ["file", "line", "id"]
+            first, row = parts.take(np.array([earlier, later]), names).to_pylist()
+            reason = f"duplicate row: the same as that of id {first['id']!r}"
+            yield later, Reject(row["file"], row["line"], reason, row["id"])
+
+
+def join(parts: Parts, kept: NDArray[np.bool_]) -> Families:
+    """Groups the rows that are kept by document."""
+    hashes = parts.column("hash")
+    rows = np.argsort(hashes, kind="stable")
+    rows = rows[kept[rows]]
+    fresh = np.ones(len(rows), dtype=np.bool_)  # no more of the document before it
+    hashes = hashes[rows]
+    fresh[1:] = hashes[1:] != hashes[:-1]
+    del hashes
+    # Within a part equal documents were found by their text.
+    doubtful = np.flatnonzero(~fresh & (np.diff(parts.part_of(rows), prepend=0) != 0))
+    for at in doubtful.tolist():
+        before, after = (parts.documents(rows[i : i + 1]) for i in (at - 1, at))
+        fresh[at] = not before.equals(after)
+    first = rows[np.flatnonzero(fresh)][np.cumsum(fresh) - 1]
+    by_first = np.argsort(first, kind="stable")
+    rows, first = rows[by_first], first[by_first]
+    starts = np.flatnonzero(np.diff(first, prepend=-1))
+    return Families(rows, np.append(starts, len(rows)))
+
+
+def number_ways(sources: Iterable[Parts]) -> dict[Ways, int]:
+    """A number for each way in which targets are asked for."""
+    ways: dict[Ways, int] = {}
+    for parts in sources:
+        for way in chain.from_iterable(parts.ways()):
+            ways.setdefault(way, len(ways))
+    return ways
+
+
+def examples(
+    parts: Parts, families: Families, source: int, ways: dict[Ways, int]
+) -> Iterator[pa.RecordBatch]:
+    """The store's rows of a source."""
+    lists = parts.ways()
+    number = np.array([ways[way] for way in chain.from_iterable(lists)], dtype=np.int32)
+    begins = np.cumsum([0, *map(len, lists)])
+    choices = np.array([len(way) for way in ways])
+    num_families = len(families.starts) - 1
+    cuts = [*range(0, num_families, _AT_ONCE), num_families]
+    for begin, end in pairwise(cuts):
+        starts = families.starts[begin : end + 1]
+        rows = families.rows[starts[0] : starts[-1]]
+        starts = starts - starts[0]
+        yield _batch(parts, rows, starts, source, number, begins, choices)
+
+
+def _batch(
+    parts: Parts,
+    rows: Rows,
+    starts: Rows,
+    source: int,
+    number: NDArray[np.int32],
+    begins: Rows,
+    choices: Rows,
+) -> pa.RecordBatch:
+    names = ["id", "key", "budget", "question", "ways", "targets"]
+    table = parts.take(rows, names)
+    num_targets = pc.list_value_length(table["targets"]).to_numpy()
+    row_of = np.repeat(np.arange(len(rows)), num_targets)  # of each branch
+    offsets = pa.array(np.concatenate([[0], np.cumsum(num_targets)])[starts], pa.int32())
+    way = number[
+        pc.list_flatten(table["ways"]).to_numpy() + begins[parts.part_of(rows)][row_of]
+    ]
+    firsts = rows[starts[:-1]]
+    about = parts.take(firsts, ["hash", "document_tokens"])
+    documents = parts.documents(firsts).combine_chunks()
+    budget = np.minimum.reduceat(table["budget"].to_numpy(), starts[:-1])
+    branch_starts = offsets.to_numpy()[:-1]
+    one_way = np.equal(
+        np.minimum.reduceat(way, branch_starts), np.maximum.reduceat(way, branch_starts)
+    )
+    # Rows draw their paraphrases each for itself, where there is more than one.
+    asked = pc.list_value_length(table["question"]).to_numpy() > 0
+    fixed = (choices[way[branch_starts]] == 1) & ~np.logical_or.reduceat(asked, starts[:-1])
+
+    def of_branches(column: pa.Array) -> pa.Array:
+        return pa.ListArray.from_arrays(offsets, column)
+
+    def repeated(name: str) -> pa.Array:
+        return of_branches(table[name].combine_chunks().take(pa.array(row_of)))
+
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array(np.full(len(firsts), source, dtype=np.int16)),
+            about["hash"].combine_chunks(),
+            documents,
+            about["document_tokens"].combine_chunks(),
+            pa.array(np.minimum(budget, pc.list_value_length(documents).to_numpy())),
+            pa.array(one_way & ((np.diff(starts) == 1) | fixed)),
+            repeated("id"),
+            repeated("key"),
+            of_branches(pa.array(way)),
+            repeated("question"),
+            of_branches(pc.list_flatten(table["targets"]).combine_chunks()),
+        ],
+        schema=SCHEMA,
+    )
+
+
+def _equal(parts: Parts, name: str, names: list[str]) -> Iterator[tuple[int, int]]:
+    """(earlier, later) rows whose hashes `name` are equal, and so are the columns `names`."""
+    hashes = parts.column(name)
+    rows = np.argsort(hashes, kind="stable")
+    hashes = hashes[rows]
+    at = np.flatnonzero(hashes[1:] == hashes[:-1])
+    earlier, later = rows[at], rows[at + 1]
+    del hashes, rows
+    for begin in range(0, len(at), _AT_ONCE):
+        pairs = earlier[begin : begin + _AT_ONCE], later[begin : begin + _AT_ONCE]
+        one, other = (parts.take(rows, names) for rows in pairs)
+        for index, (before, after) in enumerate(zip(*(x.tolist() for x in pairs), strict=True)):
+            if one.slice(index, 1).equals(other.slice(index, 1)):
+                yield before, after

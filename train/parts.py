@@ -1,0 +1,190 @@
+"""Blocks of rows -> a part: their records tokenised, in a file of its own, by a worker process.
+
+A part's rows are records, in order. A document that several records of a part are about is encoded
+once: the others name the row that has it. Parts are what a stopped preparation goes on from.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from sumzero.config import Data, Source
+from sumzero.errors import ConfigError, DataError
+from sumzero.instructions import VERBATIM, InstructionSet, instruction_set, key_of
+from sumzero.prompt import PromptRenderer
+from sumzero.readers import Block
+from sumzero.records import Record, Reject, read_block
+from sumzero.train.store import IDS
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("file", pa.string()),
+        ("line", pa.int32()),
+        ("key", pa.uint64()),  # hashes: of the id,
+        ("row", pa.uint64()),  # of all that is learnt from the row,
+        ("hash", pa.uint64()),  # and of the document
+        ("document_of", pa.int32()),  # the row of this part that has the document's ids
+        ("document", IDS),
+        ("document_tokens", pa.int32()),
+        ("budget", pa.int32()),  # document tokens that fit with the longest target
+        ("question", IDS),
+        ("ways", pa.list_(pa.int32())),  # of each target, by the part's own list
+        ("targets", pa.list_(IDS)),
+    ]
+)
+Ways = tuple[str, ...]
+
+
+def hash_of(*texts: str) -> int:
+    """64 bits of a hash over texts."""
+    state = blake2b(digest_size=8)
+    for text in texts:
+        state.update(text.encode() + b"\0")
+    return int.from_bytes(state.digest(), "little")
+
+
+@dataclass
+class Tokeniser:
+    """Turns blocks of a source into parts."""
+
+    source: Source
+    data: Data
+    renderer: PromptRenderer
+    _sets: dict[str, InstructionSet] = field(default_factory=dict)
+    _longest: dict[Ways, int] = field(default_factory=dict)  # paraphrase, in tokens
+
+    def __call__(self, blocks: Sequence[Block], file: Path) -> None:
+        """Writes the part of some blocks; it appears whole or not at all.
+
+        Raises DataError where a document is too long and `data.truncation` is "error".
+        """
+        records: list[tuple[str, Record]] = []
+        rejects: list[Reject] = []
+        for block in blocks:
+            for row in read_block(block, self.source, need_targets=True):
+                if isinstance(row, Record):
+                    records.append((block.file, row))
+                else:
+                    rejects.append(row)
+        ways: dict[Ways, int] = {}
+        rows = self._rows(records, ways, rejects)
+        columns = [[row[i] for row in rows] for i in range(len(SCHEMA))]
+        arrays = [pa.array(x, type=f.type) for x, f in zip(columns, SCHEMA, strict=True)]
+        about = {"ways": list(ways), "rejects": [asdict(reject) for reject in rejects]}
+        schema = SCHEMA.with_metadata({"part": json.dumps(about)})
+        partial = file.with_suffix(".partial")
+        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, schema) as out:
+            out.write_table(pa.Table.from_arrays(arrays, schema=schema))
+        partial.replace(file)
+
+    def _rows(
+        self, records: list[tuple[str, Record]], ways: dict[Ways, int], rejects: list[Reject]
+    ) -> list[tuple[Any, ...]]:
+        """Rows of SCHEMA for the records that fit; numbers new ways and lists rejects."""
+        asked = [self._asked(record) for _, record in records]
+        encode = self.renderer.encode_text
+        texts = list(dict.fromkeys(record.document for _, record in records))
+        documents = dict(zip(texts, encode(texts), strict=True))
+        questions = iter(encode([ask.question for ask in asked if ask.question is not None]))
+        targets = iter(encode([text for ask in asked for text in ask.targets]))
+        rows: list[tuple[Any, ...]] = []
+        row_of: dict[str, int] = {}  # by document
+        for (file, record), ask in zip(records, asked, strict=True):
+            document = documents[record.document]
+            question = [] if ask.question is None else next(questions)
+            target_ids = [next(targets) + self.renderer.end_ids for _ in ask.targets]
+            fixed = self._fixed_tokens(ask, len(question))
+            longest = max(map(len, target_ids), default=0)
+            reason = ask.reason or self._misfit(len(document), fixed, longest)
+            if reason:
+                if self.data.truncation == "error" and reason.startswith("document too long"):
+                    raise DataError(f"{file}:{record.line}: {reason}")
+                rejects.append(Reject(file, record.line, reason, record.id))
+                continue
+            first = row_of.setdefault(record.document, len(rows))
+            hash_ = hash_of(record.document)
+            content = hash_of(str(hash_), record.instruction or "", *ask.targets)
+            keep = self.renderer.truncation.keep
+            rows.append(
+                (
+                    *(record.id, file, record.line, key_of(record.id), content, hash_, first),
+                    keep(document, self.data.max_length) if first == len(rows) else [],
+                    len(document),
+                    self._limit(longest) - fixed,
+                    question,
+                    [ways.setdefault(way, len(ways)) for way in ask.ways],
+                    target_ids,
+                )
+            )
+        return rows
+
+    def _asked(self, record: Record) -> "_Asked":
+        """What is asked of a record, and the texts that answer it."""
+        if record.language not in self._sets:
+            try:
+                found = instruction_set(self.source, self.data, record.language)
+            except ConfigError as error:
+                return _Asked(reason=str(error))
+            self._sets[record.language] = found
+        asks = self._sets[record.language]
+        targets = record.targets
+        if not targets:
+            if asks.unanswerable is None:
+                return _Asked(reason="no answer, and the instruction set has no `unanswerable`")
+            targets = (asks.unanswerable,)
+        if record.instruction is not None and self.source.task != "answer":
+            return _Asked(targets, (VERBATIM,) * len(targets), record.instruction)
+        ways = tuple(
+            asks.ways(
+                target,
+                target_language=self.source.target_language,
+                length_control=self.data.length_control,
+            )
+            for target in targets
+        )
+        return _Asked(targets, ways, record.instruction)
+
+    def _fixed_tokens(self, ask: "_Asked", question: int) -> int:
+        """Tokens of a prompt without its document, by the longest paraphrase."""
+        for way in ask.ways:
+            if way not in self._longest:
+                self._longest[way] = max(
+                    sum(map(len, self.renderer.ask_parts(text))) for text in way
+                )
+        asked = max((self._longest[way] for way in ask.ways), default=0)
+        return len(self.renderer.head_ids) + asked + question + len(self.renderer.tail_ids)
+
+    def _limit(self, target: int) -> int:
+        """The prompt's limit beside a target, in tokens."""
+        return min(self.data.max_prompt or self.data.max_length, self.data.max_length - target)
+
+    def _misfit(self, document: int, fixed: int, target: int) -> str | None:
+        """Why a row cannot be laid out; lengths in tokens."""
+        budget = self._limit(target) - fixed
+        if budget < 1:
+            return (
+                f"target too long: {target} tokens, with {fixed} of template and instruction, "
+                f"leave no room for the document in data.max_length = {self.data.max_length}"
+            )
+        if document > budget and self.data.truncation in ("drop", "error"):
+            return (
+                f"document too long: {document} tokens, {budget} fit, and data.truncation = "
+                f'"{self.data.truncation}" does not cut'
+            )
+        return None
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A record's targets, the ways in which each may be asked for, its question; or a reason."""
+
+    targets: tuple[str, ...] = ()
+    ways: tuple[Ways, ...] = ()
+    question: str | None = None
+    reason: str | None = None
