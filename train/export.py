@@ -39,7 +39,7 @@ def export(config: RunConfig, name: str | None = None) -> Path:
     checkpoint.check_resumable(state, now, folder.checkpoints / name)
     path = folder.model_path(config)
     tokenizer = load_tokenizer(path, config.model.revision)
-    renderer = PromptRenderer(tokenizer, config.data.instruction, config.data.truncation)
+    renderer = PromptRenderer(tokenizer, config.data.truncation)
     dtype = getattr(torch, config.model.dtype)
     weights = consolidated_weights(folder.checkpoints, name)
     settings = AutoConfig.from_pretrained(

@@ -96,7 +96,7 @@ def prepare(config: RunConfig) -> dict[str, Any]:
     if config.model.path == "scratch":
         make_scratch_model(config, config.data.train, folder.scratch_model)
     tokenizer = load_tokenizer(folder.model_path(config), config.model.revision)
-    renderer = PromptRenderer(tokenizer, config.data.instruction, config.data.truncation)
+    renderer = PromptRenderer(tokenizer, config.data.truncation)
     return examples.prepare(config, folder, renderer)
 
 

@@ -6,7 +6,7 @@ read = kept + rejected, always: a bad row never ends the reading and never goes 
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,12 +74,17 @@ def read(source: Source, *, need_targets: bool) -> Iterator[Record | Reject]:
                 yield Reject(str(file), number, str(fault), identity)
 
 
-def read_all(source: Source, *, need_targets: bool) -> tuple[list[Record], list[Reject]]:
-    """All usable records of a source, and its rejects. Raises DataError where none is usable."""
-    rejects = Rejects()
-    records = list(rejects.sift(read(source, need_targets=need_targets)))
-    rejects.finish(source, len(records))
-    return records, rejects.rows
+def read_all(sources: Sequence[Source], *, need_targets: bool) -> tuple[list[Record], list[Reject]]:
+    """All usable records of sources, and the rejects. Raises DataError where none is usable."""
+    records: list[Record] = []
+    rows: list[Reject] = []
+    for source in sources:
+        rejects = Rejects()
+        found = list(rejects.sift(read(source, need_targets=need_targets)))
+        rejects.finish(source, len(found))
+        records += found
+        rows += rejects.rows
+    return records, rows
 
 
 class Rejects:
@@ -168,8 +173,9 @@ def _record(
         _text(_column(row, source.document, "document"), source.document),
         targets,
         _optional(row, source.instruction, "instruction"),
+        source.language,
         _optional(row, source.lead, "lead"),
-        line,
+        line=line,
     )
 
 
