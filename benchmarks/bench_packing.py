@@ -132,7 +132,10 @@ def _speed(
 def _large(results: Results, number: int) -> None:
     """A whole plan, in a process of its own, for its peak memory."""
     done = subprocess.run(
-        [sys.executable, __file__, "--plan", str(number)], capture_output=True, text=True, check=True
+        [sys.executable, __file__, "--plan", str(number)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     seconds, gigabytes = map(float, done.stdout.split())
     name = f"plan of {number} examples, 64 x 8"
@@ -156,9 +159,7 @@ def _pieces(lengths: IntArray) -> Pieces:
     return Pieces(lengths, lengths * (lengths + 1) // 2, supervised, supervised)
 
 
-def _balance(
-    results: Results, lengths: IntArray, limit: int, ranks: int, micro_steps: int
-) -> None:
+def _balance(results: Results, lengths: IntArray, limit: int, ranks: int, micro_steps: int) -> None:
     """Waiting against what balance costs: steps whose documents differ in length and source."""
     pieces = _pieces(lengths)
     random = np.random.default_rng(0)

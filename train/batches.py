@@ -7,18 +7,23 @@ only. The supervised positions are those whose next token belongs to a target. A
 its global step; nothing is skipped by re-reading.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sumzero.train.examples import TokenStore
-from sumzero.train.packing import EMPTY, Plan
+from sumzero.train.epoch import Epochs, Layout
+from sumzero.train.store import TokenStore
 
 Ids: TypeAlias = NDArray[np.int32] | Sequence[int]
+LossWeight: TypeAlias = Literal["token", "target"]
+_AHEAD = 4  # steps that are built before they are asked for
 
 
 @dataclass(frozen=True)
@@ -63,16 +68,18 @@ class Batch:
 
 @dataclass(frozen=True)
 class StepBatches:
-    """One rank's micro-batches of a step. The counts are of all ranks together."""
+    """One rank's micro-batches of a step.
+
+    `weight`, which the summed loss is divided by, and the tokens are of all ranks together.
+    """
 
     batches: list[Batch]
+    weight: int
     supervised_tokens: int
     tokens: int
 
 
-def make_batch(
-    families: Sequence[Family], pad_id: int, loss_weight: Literal["token", "target"] = "token"
-) -> Batch:
+def make_batch(families: Sequence[Family], pad_id: int, loss_weight: LossWeight = "token") -> Batch:
     """Lays families side by side in one row; no family gives an empty bin of one `pad_id`.
 
     A supervised token weighs 1 by "token"; by "target", the tokens of a target weigh 1 together.
@@ -136,25 +143,57 @@ def _joined(pieces: Sequence[Ids | NDArray[np.int64]]) -> NDArray[np.int64]:
     return np.concatenate([np.zeros(0, np.int64), *(np.asarray(x, np.int64) for x in pieces)])
 
 
-def bin_batch(store: TokenStore, plan: Plan, bin_: int, pad_id: int) -> Batch:
-    """The batch of one bin; EMPTY gives an empty one."""
-    members = [] if bin_ == EMPTY else plan.members(bin_).tolist()
-    sequences = [store.sequence(index) for index in members]
-    families = [Family(prompt, (Branch([], target),)) for prompt, target in sequences]
-    return make_batch(families, pad_id)
+def family(store: TokenStore, layout: Layout, piece: int) -> Family:
+    """The document and branches of a piece of the plan."""
+    example, begin, end = (int(x[piece]) for x in (layout.example, layout.begin, layout.end))
+    document, questions, targets = store.row(example)
+    first = int(store.offsets[example])
+    prompts = [
+        store.template.asked(
+            int(store.way[branch]), int(layout.paraphrase[branch]), questions[branch - first]
+        )
+        for branch in range(begin, end)
+    ]
+    prefix = [np.array(store.template.head, np.int32), document]
+    if store.alike[example]:  # the whole prompt is shared
+        prefix.append(prompts[0])
+        prompts = [prompts[0][:0]] * len(prompts)
+    branches = zip(prompts, targets[begin - first : end - first], strict=True)
+    return Family(np.concatenate(prefix), tuple(Branch(*ids) for ids in branches))
 
 
 def batches(
-    store: TokenStore, plan: Plan, *, rank: int, world: int, start: int, stop: int, pad_id: int
+    epochs: Epochs,
+    *,
+    rank: int,
+    world: int,
+    start: int,
+    stop: int,
+    pad_id: int,
+    loss_weight: LossWeight = "token",
 ) -> Iterator[tuple[int, StepBatches]]:
-    """Yields (global step, one rank's batches) for the steps from `start` up to `stop`."""
-    for step in range(start, stop):
-        bins = plan.assignment(step, world)[:, rank]
-        yield (
-            step,
-            StepBatches(
-                [bin_batch(store, plan, int(bin_), pad_id) for bin_ in bins],
-                plan.step_supervised(step),
-                plan.step_tokens(step),
-            ),
-        )
+    """Yields (global step, one rank's batches) for the steps from `start` up to `stop`.
+
+    A thread builds them a few steps ahead, and plans the next epoch in time.
+    """
+
+    def build(step: int) -> tuple[int, StepBatches]:
+        epoch, index = epochs.locate(step)
+        plan, layout = epoch.plan, epoch.layout
+        bins = plan.assignment(index, world)[:, rank].tolist()
+        members = [[family(epochs.store, layout, i) for i in plan.members(bin_)] for bin_ in bins]
+        made = [make_batch(families, pad_id, loss_weight) for families in members]
+        all_bins = plan.step(index)
+        counts = (plan.weight, plan.supervised, plan.tokens)
+        return step, StepBatches(made, *(int(count[all_bins].sum()) for count in counts))
+
+    with ThreadPoolExecutor(1, "batches") as pool:
+        steps = iter(range(start, stop))
+        ahead = deque(pool.submit(build, step) for step in islice(steps, _AHEAD))
+        try:
+            while ahead:
+                yield ahead.popleft().result()
+                ahead.extend(pool.submit(build, step) for step in islice(steps, 1))
+        finally:
+            for waiting in ahead:
+                waiting.cancel()

@@ -7,15 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sumzero.log import logger
-from sumzero.train.packing import Plan
+from sumzero.train.epoch import Epochs
+from sumzero.train.packing import EMPTY
 from sumzero.train.store import TokenStore
 
 _PERCENTILES = (5, 50, 95, 99, 100)
-_WORLDS = (8, 64)  # ranks that the modelled imbalance is told for
+_WORLDS = (2, 8, 64)  # ranks that the modelled imbalance is told for
 
 
 def describe(store: TokenStore) -> dict[str, Any]:
-    """Counts and lengths of a store. Lengths are in tokens; a prompt's by its longest paraphrase."""
+    """Counts and lengths of a store, in tokens; a prompt's by its longest paraphrase."""
     template = store.template
     paraphrase = np.array([max(len(b) + len(a) for b, a in way) for way in template.ways])
     asked = paraphrase[store.way] + store.question_tokens
@@ -49,22 +50,25 @@ def describe(store: TokenStore) -> dict[str, Any]:
 def percentiles(lengths: NDArray[Any]) -> dict[str, int]:
     """The usual percentiles of lengths, and the largest."""
     values = np.percentile(lengths, _PERCENTILES, method="higher")
-    return {f"p{p}" if p < 100 else "max": int(v) for p, v in zip(_PERCENTILES, values, strict=True)}
+    return {
+        f"p{p}" if p < 100 else "max": int(v) for p, v in zip(_PERCENTILES, values, strict=True)
+    }
 
 
-def describe_plan(plan: Plan, tokens_apart: int) -> dict[str, Any]:
-    """An epoch's plan. `tokens_apart` are those fed if no document were shared."""
+def describe_plan(epochs: Epochs) -> dict[str, Any]:
+    """The first epoch's plan."""
+    plan = epochs.epoch(0).plan
     tokens = int(plan.tokens.sum())
-    full = (plan.steps != -1).all(axis=1)
+    full = (plan.steps != EMPTY).all(axis=1)
     weight = plan.weight[plan.steps[full]].sum(axis=1)
     return {
         "bins": plan.num_bins,
         "steps_per_epoch": plan.num_steps,
         "efficiency": round(plan.efficiency, 5),
         "tokens": tokens,
-        "tokens_without_sharing": tokens_apart,
+        "tokens_without_sharing": epochs.tokens_without_sharing(),
         "imbalance": {f"{world} ranks": round(plan.imbalance(world), 5) for world in _WORLDS},
-        "step_weight_variation": round(float(weight.std() / weight.mean()), 4) if full.any() else None,
+        "step_weight_variation": round(float(weight.std() / weight.mean()), 4) if full.any() else 0,
     }
 
 
@@ -102,7 +106,9 @@ def summary(report: dict[str, Any]) -> str:
             )
     for pair, count in report["leakage"].items():
         if count:
-            lines.append(f"leakage: {count} documents stand both in {' and '.join(pair.split('/'))}")
+            lines.append(
+                f"leakage: {count} documents stand both in {' and '.join(pair.split('/'))}"
+            )
     if plan := report.get("plan"):
         waiting = ", ".join(f"{share:.2%} on {ranks}" for ranks, share in plan["imbalance"].items())
         saved = plan["tokens_without_sharing"] / plan["tokens"]

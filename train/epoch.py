@@ -89,15 +89,7 @@ class Epochs:
         """An epoch by its number; the last two asked for are kept."""
         if number not in self._recent:
             data, train = self._config.data, self._config.train
-            layout = lay_out(
-                self.store,
-                weights=[source.weight for source in data.train],
-                limit=data.max_length,
-                share=data.share_documents,
-                by_target=train.loss_weight == "target",
-                seed=self._config.seed,
-                epoch=number,
-            )
+            layout = self._layout(number, share=data.share_documents)
             plan = make_plan(
                 layout.pieces,
                 limit=data.max_length,
@@ -112,6 +104,21 @@ class Epochs:
                 self._recent.popitem(last=False)
         self._recent.move_to_end(number)
         return self._recent[number]
+
+    def tokens_without_sharing(self) -> int:
+        """Tokens of the first epoch if each target had a copy of its document."""
+        return int(self._layout(0, share=False).pieces.tokens.sum())
+
+    def _layout(self, epoch: int, *, share: bool) -> Layout:
+        return lay_out(
+            self.store,
+            weights=[source.weight for source in self._config.data.train],
+            limit=self._config.data.max_length,
+            share=share,
+            by_target=self._config.train.loss_weight == "target",
+            seed=self._config.seed,
+            epoch=epoch,
+        )
 
     def locate(self, global_step: int) -> tuple[Epoch, int]:
         """The epoch of a global step, and the step's index in it."""
@@ -172,8 +179,8 @@ def _pieces(
     """Sums over the branches of each piece: branch b has `fed[b]` tokens and attends to prefix."""
 
     def sums(values: NDArray[np.int64]) -> IntArray:
-        total = np.concatenate([[0], np.cumsum(values)])
-        return total[end] - total[begin]
+        total: IntArray = np.concatenate([[0], np.cumsum(values)])
+        return np.subtract(total[end], total[begin])
 
     own = sums(fed)
     return Pieces(
@@ -218,4 +225,4 @@ def _repeats(
     keys = store.key[store.offsets[:-1]]
     # Another seed than that of the paraphrases: the two must not go together.
     draw = sample(np.full(len(keys), _DRAWS), seed + 1, keys, epoch) / _DRAWS
-    return (whole + (draw < weight - whole)).astype(np.int64)
+    return np.asarray(whole + (draw < weight - whole), dtype=np.int64)

@@ -27,13 +27,15 @@ import pyarrow as pa
 
 from sumzero.config import Data, RunConfig, Source, as_dict
 from sumzero.errors import DataError, RunError
+from sumzero.formats import Block
 from sumzero.instructions import instruction_set
 from sumzero.log import logger, progress
 from sumzero.prompt import PromptRenderer
-from sumzero.readers import Block, blocks, digest
-from sumzero.records import Reject, kind, read
+from sumzero.readers import blocks, digest
+from sumzero.records import Reject, read
 from sumzero.runfolder import RunFolder, atomic_file, read_json, write_json
-from sumzero.train.data_report import describe, leakage
+from sumzero.train.data_report import describe, describe_plan, leakage
+from sumzero.train.epoch import Epochs
 from sumzero.train.joins import Parts, examples, join, number_ways, repeats
 from sumzero.train.parts import Tokeniser, Ways, hash_of
 from sumzero.train.store import SCHEMA, Template, TokenStore
@@ -48,10 +50,14 @@ _tokeniser: Tokeniser  # of a worker process
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
     """What the stores of a run depend on among its settings."""
-    values = {key: value for key, value in as_dict(config.data).items() if key not in _SPLITS + _LATER}
+    values = _of_data(config.data)
     for split in ("train", "validation"):
         values[split] = [_of_source(source) for source in getattr(config.data, split)]
     return values
+
+
+def _of_data(data: Data) -> dict[str, Any]:
+    return {key: value for key, value in as_dict(data).items() if key not in _SPLITS + _LATER}
 
 
 def _of_source(source: Source) -> dict[str, Any]:
@@ -82,11 +88,13 @@ def prepare(
     config: RunConfig,
     folder: RunFolder,
     renderer: PromptRenderer,
+    hidden_size: int,
     processes: int | None = None,
 ) -> dict[str, Any]:
     """Builds the stores of the train and validation splits and `data_report.json`.
 
-    `processes` tokenise; by default one a core. The test split is read too, so that its faults show
+    `hidden_size` is the model's, for the plan that the report tells of. `processes` tokenise; by
+    default one a core. The test split is read too, so that its faults show
     before training. Raises DataError where a source has no usable row; nothing then replaces an
     earlier store.
     """
@@ -117,15 +125,14 @@ def prepare(
             _build(split, sources, data, folder, renderer, counts, digest_, workers)
         splits[split] = {"digest": digest_, **counts.summary()}
     report = {"settings": settings_of(config), "splits": splits}
-    stores = {
-        split: TokenStore(store_file(folder, split)) for split in splits if split != "test"
-    }
+    stores = {split: TokenStore(store_file(folder, split)) for split in splits if split != "test"}
     for split, store in stores.items():
         splits[split].update(describe(store))
     hashes = {split: store.hash for split, store in stores.items()}
     if "test" in splits:
         hashes["test"] = np.load(_result_file(folder, "test"))
     report["leakage"] = leakage(hashes)
+    report["plan"] = describe_plan(Epochs(stores["train"], config, hidden_size))
     with atomic_file(folder.rejected) as out:
         for split in splits:
             with _rejects_file(folder, split).open(encoding="utf-8") as rows:
@@ -147,7 +154,7 @@ class _Counts:
         """Lists and counts rejects of the source at hand."""
         for reject in rejects:
             self._first = self._first or reject
-            self._reasons[kind(reject.reason)] += 1
+            self._reasons[reject.kind] += 1
             if self._reasons.total() <= _SHOWN:
                 logger.warning("%s:%d: %s; row rejected", reject.file, reject.line, reject.reason)
             out.write(json.dumps(asdict(reject), ensure_ascii=False) + "\n")
@@ -252,9 +259,7 @@ def _build(
     shutil.rmtree(work.parent)
 
 
-def _tokenised(
-    tokeniser: Tokeniser, work: Path, split: str, processes: int
-) -> Iterator[Path]:
+def _tokenised(tokeniser: Tokeniser, work: Path, split: str, processes: int) -> Iterator[Path]:
     """The files of a source's parts, in order, as they are made; those there already are kept."""
     pieces = iter(blocks(tokeniser.source))
     groups = iter(lambda: list(islice(pieces, _BLOCKS)), [])
@@ -314,8 +319,7 @@ def _template(renderer: PromptRenderer, ways: dict[Ways, int]) -> Template:
 
 def _digest(data: Data, sources: tuple[Source, ...], renderer: PromptRenderer) -> str:
     """A hash of all that a split's store depends on. Raises DataError where a file is missing."""
-    values = {key: value for key, value in as_dict(data).items() if key not in _SPLITS + _LATER}
-    state = hashlib.sha256(json.dumps([_FORMAT, values]).encode())
+    state = hashlib.sha256(json.dumps([_FORMAT, _of_data(data)]).encode())
     for source in sources:
         asked = asdict(instruction_set(source, data, source.language))
         state.update(json.dumps([_of_source(source), asked]).encode())

@@ -80,7 +80,7 @@ class Parts:
         places = np.concatenate([np.flatnonzero(part == i) for i in used])
         return found.take(np.argsort(places))
 
-    def documents(self, rows: Rows) -> pa.ChunkedArray:
+    def documents(self, rows: Rows) -> Any:
         """The document ids of some rows."""
         of = self.take(rows, ["document_of"])["document_of"].to_numpy()
         return self.take(self.starts[self.part_of(rows)] + of, ["document"])["document"]
@@ -97,7 +97,7 @@ class Families:
 def repeats(parts: Parts, *, duplicates: bool) -> Iterator[tuple[int, Reject]]:
     """Rows that have another row's id, or with `duplicates` its whole content, and why."""
     seen = np.zeros(len(parts), dtype=np.bool_)
-    for earlier, later in _equal(parts, "key", ["id"]):
+    for _, later in _equal(parts, "key", ["id"]):
         seen[later] = True
         (row,) = parts.take(np.array([later]), ["file", "line", "id"]).to_pylist()
         reason = f"duplicate id {row['id']!r}"
@@ -173,9 +173,7 @@ def _batch(
     num_targets = pc.list_value_length(table["targets"]).to_numpy()
     row_of = np.repeat(np.arange(len(rows)), num_targets)  # of each branch
     offsets = pa.array(np.concatenate([[0], np.cumsum(num_targets)])[starts], pa.int32())
-    way = number[
-        pc.list_flatten(table["ways"]).to_numpy() + begins[parts.part_of(rows)][row_of]
-    ]
+    way = number[pc.list_flatten(table["ways"]).to_numpy() + begins[parts.part_of(rows)][row_of]]
     firsts = rows[starts[:-1]]
     about = parts.take(firsts, ["hash", "document_tokens"])
     documents = parts.documents(firsts).combine_chunks()
@@ -188,11 +186,11 @@ def _batch(
     asked = pc.list_value_length(table["question"]).to_numpy() > 0
     fixed = (choices[way[branch_starts]] == 1) & ~np.logical_or.reduceat(asked, starts[:-1])
 
-    def of_branches(column: pa.Array) -> pa.Array:
+    def of_branches(column: Any) -> Any:
         return pa.ListArray.from_arrays(offsets, column)
 
-    def repeated(name: str) -> pa.Array:
-        return of_branches(table[name].combine_chunks().take(pa.array(row_of)))
+    def repeated(name: str) -> Any:
+        return of_branches(table[name].combine_chunks().take(row_of))
 
     return pa.RecordBatch.from_arrays(
         [
@@ -206,7 +204,7 @@ def _batch(
             repeated("key"),
             of_branches(pa.array(way)),
             repeated("question"),
-            of_branches(pc.list_flatten(table["targets"]).combine_chunks()),
+            of_branches(pc.list_flatten(table["targets"].combine_chunks())),
         ],
         schema=SCHEMA,
     )

@@ -1,6 +1,7 @@
 """Loads the model to train, with packed attention, and proves that the layout changes nothing."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -46,16 +47,25 @@ def load_model(
     return loaded
 
 
+def hidden_size(path: str, revision: str | None = None) -> int:
+    """Width of a model's layers. Raises DataError where there is no such model."""
+    return int(_config(path, revision).get_text_config().hidden_size)
+
+
 def check_context(path: str, max_length: int, revision: str | None = None) -> None:
     """Raises DataError where the model has fewer positions than `data.max_length` asks for."""
-    try:
-        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DataError(f"{path}: no model can be loaded: {reason}") from None
+    config = _config(path, revision)
     limit = getattr(config, "max_position_embeddings", None)
     if limit is not None and max_length > limit:
         raise DataError(f"data.max_length = {max_length}: {path} has {limit} positions")
+
+
+def _config(path: str, revision: str | None) -> Any:
+    try:
+        return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(f"{path}: no model can be loaded: {reason}") from None
 
 
 @torch.no_grad()

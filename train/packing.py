@@ -86,26 +86,28 @@ class Plan:
         """A hash of all that decides which piece is learnt from when."""
         state = hashlib.sha256(str(self.limit).encode())
         for array in (self.order, self.starts, self.steps, self.weight):
-            state.update(np.ascontiguousarray(array))
+            state.update(np.ascontiguousarray(array).data)
         return state.hexdigest()
 
     def members(self, bin_: int) -> IntArray:
         """The pieces of a bin; none for EMPTY."""
         if bin_ == EMPTY:
             return np.empty(0, dtype=np.int64)
-        return self.order[self.starts[bin_] : self.starts[bin_ + 1]]
+        members: IntArray = self.order[self.starts[bin_] : self.starts[bin_ + 1]]
+        return members
 
     def step(self, index: int) -> IntArray:
         """The bins of a step, over all ranks."""
-        bins = self.steps[index]
-        return bins[bins != EMPTY]
+        bins: IntArray = self.steps[index]
+        full: IntArray = bins[bins != EMPTY]
+        return full
 
     def num_micro_steps(self, world: int) -> int:
         """Micro-steps of every step for a number of ranks: the same for all steps and ranks."""
-        return -(-self.steps.shape[1] // world)
+        return -(-int(self.steps.shape[1]) // world)
 
     def assignment(self, index: int, world: int) -> IntArray:
-        """Bins of a step by (micro-step, rank), EMPTY where there is none; costs of a row are close."""
+        """Bins of a step by (micro-step, rank), EMPTY for none; costs of a row are close."""
         bins = self.step(index)
         by_cost = bins[np.argsort(-self.cost[bins], kind="stable")]
         table = np.full(self.num_micro_steps(world) * world, EMPTY, dtype=np.int64)
@@ -158,15 +160,15 @@ def make_plan(
 def bin_cost(tokens: IntArray, pairs: IntArray, hidden_size: int) -> FloatArray:
     """Time of forward and backward in units of a token's matrix products, of each bin.
 
-    Of N non-embedding parameters, L layers and width h, 6 N operations are done a token and 12 L h a
-    pair of tokens that attend (Kaplan et al. 2020, arXiv 2001.08361, section 2.1, times three for
+    Of N non-embedding parameters, L layers and width h, 6 N operations are done a token and 12 L h
+    a pair of tokens that attend (Kaplan et al. 2020, arXiv 2001.08361, section 2.1, times three for
     the backward pass); N is about 12 L h^2.
     """
     return tokens + pairs / (6.0 * hidden_size)
 
 
 def pack(lengths: IntArray, limit: int, random: np.random.Generator) -> tuple[IntArray, IntArray]:
-    """Best-fit decreasing: (order, starts) of `Plan`. n + d log d, of d distinct lengths and rooms."""
+    """Best-fit decreasing: (order, starts) of `Plan`; n + d log d for d distinct lengths."""
     small = np.uint16 if limit < 2**16 else np.int32  # NumPy sorts 16 bits in linear time
     shuffled = random.permutation(len(lengths))
     by_length = shuffled[np.argsort((limit - lengths[shuffled]).astype(small), kind="stable")]

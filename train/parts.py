@@ -15,29 +15,28 @@ import pyarrow as pa
 
 from sumzero.config import Data, Source
 from sumzero.errors import ConfigError, DataError
+from sumzero.formats import Block
 from sumzero.instructions import VERBATIM, InstructionSet, instruction_set, key_of
 from sumzero.prompt import PromptRenderer
-from sumzero.readers import Block
 from sumzero.records import Record, Reject, read_block
 from sumzero.train.store import IDS
 
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("file", pa.string()),
-        ("line", pa.int32()),
-        ("key", pa.uint64()),  # hashes: of the id,
-        ("row", pa.uint64()),  # of all that is learnt from the row,
-        ("hash", pa.uint64()),  # and of the document
-        ("document_of", pa.int32()),  # the row of this part that has the document's ids
-        ("document", IDS),
-        ("document_tokens", pa.int32()),
-        ("budget", pa.int32()),  # document tokens that fit with the longest target
-        ("question", IDS),
-        ("ways", pa.list_(pa.int32())),  # of each target, by the part's own list
-        ("targets", pa.list_(IDS)),
-    ]
-)
+_COLUMNS: list[tuple[str, pa.DataType]] = [
+    ("id", pa.string()),
+    ("file", pa.string()),
+    ("line", pa.int32()),
+    ("key", pa.uint64()),  # hashes: of the id,
+    ("row", pa.uint64()),  # of all that is learnt from the row,
+    ("hash", pa.uint64()),  # and of the document
+    ("document_of", pa.int32()),  # the row of this part that has the document's ids
+    ("document", IDS),
+    ("document_tokens", pa.int32()),
+    ("budget", pa.int32()),  # document tokens that fit with the longest target
+    ("question", IDS),
+    ("ways", pa.list_(pa.int32())),  # of each target, by the part's own list
+    ("targets", pa.list_(IDS)),
+]
+SCHEMA = pa.schema(_COLUMNS)
 Ways = tuple[str, ...]
 
 
@@ -92,13 +91,14 @@ class Tokeniser:
         texts = list(dict.fromkeys(record.document for _, record in records))
         documents = dict(zip(texts, encode(texts), strict=True))
         questions = iter(encode([ask.question for ask in asked if ask.question is not None]))
-        targets = iter(encode([text for ask in asked for text in ask.targets]))
+        answers = [text for ask in asked for text in ask.targets]
+        targets = iter(self.renderer.encode_targets(answers))
         rows: list[tuple[Any, ...]] = []
         row_of: dict[str, int] = {}  # by document
         for (file, record), ask in zip(records, asked, strict=True):
             document = documents[record.document]
             question = [] if ask.question is None else next(questions)
-            target_ids = [next(targets) + self.renderer.end_ids for _ in ask.targets]
+            target_ids = [next(targets) for _ in ask.targets]
             fixed = self._fixed_tokens(ask, len(question))
             longest = max(map(len, target_ids), default=0)
             reason = ask.reason or self._misfit(len(document), fixed, longest)

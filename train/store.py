@@ -22,7 +22,7 @@ from sumzero.errors import RunError
 from sumzero.prompt import Truncation
 
 Ids = NDArray[np.int32]
-IDS = pa.list_(pa.int32())
+IDS: pa.DataType = pa.list_(pa.int32())
 SCHEMA = pa.schema(
     [
         ("source", pa.int16()),  # index among the split's sources
@@ -60,7 +60,9 @@ class Template:
     def asked(self, way: int, paraphrase: int, question: Ids) -> Ids:
         """What stands between document and target: the instruction and the assistant's header."""
         before, after = self.ways[way][paraphrase]
-        return np.concatenate([np.array(before, np.int32), question, after + self.tail], dtype=np.int32)
+        return np.concatenate(
+            [np.array(before, np.int32), question, after + self.tail], dtype=np.int32
+        )
 
 
 class TokenStore:
@@ -83,9 +85,7 @@ class TokenStore:
         )
         counts = pc.list_value_length(table["targets"]).to_numpy()
         self.offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-        self.key, self.way = (
-            pc.list_flatten(table[name]).to_numpy() for name in ("keys", "ways")
-        )
+        self.key, self.way = (pc.list_flatten(table[name]).to_numpy() for name in ("keys", "ways"))
         self.question_tokens, self.target_tokens = (
             pc.list_value_length(pc.list_flatten(table[name])).to_numpy()
             for name in ("questions", "targets")
@@ -106,7 +106,9 @@ class TokenStore:
         document = _lists(row["document"].chunk(0))[0]
         spans = self.truncation.spans(len(document), int(self.kept[example]))
         kept = np.concatenate([document[begin:end] for begin, end in spans])
-        questions, targets = (_lists(row[name].chunk(0).flatten()) for name in ("questions", "targets"))
+        questions, targets = (
+            _lists(row[name].chunk(0).flatten()) for name in ("questions", "targets")
+        )
         return kept, questions, targets
 
     def identities(self, example: int) -> list[str]:

@@ -86,12 +86,14 @@ def _parser() -> argparse.ArgumentParser:
         "sumzero run recipes/scitldr.toml train.epochs=1",
     )
     run.add_argument("--ranks", type=int, help="training processes (default: GPUs, or 2 on CPU)")
-    add_stage(
+    prepare = add_stage(
         "prepare",
         _prepare,
-        "Tokenise the records into the run's token store.",
+        "Tokenise the records into the run's token store, on a CPU, before any GPU is held.",
         "sumzero prepare recipes/scitldr.toml data.max_length=4096",
     )
+    prepare.add_argument("--processes", type=int, help="that tokenise (default: one a core)")
+    prepare.add_argument("--json", action="store_true", help="print the report as JSON")
     export = add_stage(
         "export",
         _export,
@@ -156,10 +158,10 @@ def _run(options: argparse.Namespace) -> int:
 
 def _prepare(options: argparse.Namespace) -> int:
     from sumzero.pipeline import prepare
+    from sumzero.train.data_report import summary
 
-    report = prepare(_config(options))
-    for split, counts in report["splits"].items():
-        print(f"{split}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+    report = prepare(_config(options), options.processes)
+    print(json.dumps(report) if options.json else summary(report))
     return 0
 
 

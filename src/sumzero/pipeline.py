@@ -83,21 +83,27 @@ def run(
     return scores, stages
 
 
-def prepare(config: RunConfig) -> dict[str, Any]:
-    """Makes the scratch model where one is asked for, then the token stores; returns the report."""
+def prepare(config: RunConfig, processes: int | None = None) -> dict[str, Any]:
+    """Makes the scratch model where one is asked for, then the token stores; returns the report.
+
+    `processes` tokenise; by default one a core.
+    """
     from sumzero.prompt import PromptRenderer, load_tokenizer
     from sumzero.train import examples
+    from sumzero.train.model import hidden_size
     from sumzero.train.scratch import make_scratch_model
 
     folder = RunFolder.of(config)
-    if config.data.train is None:
+    if not config.data.train:
         raise ConfigError("data.train: no training data; set data.train.path")
     folder.begin(config)
     if config.model.path == "scratch":
         make_scratch_model(config, config.data.train, folder.scratch_model)
-    tokenizer = load_tokenizer(folder.model_path(config), config.model.revision)
+    path = folder.model_path(config)
+    tokenizer = load_tokenizer(path, config.model.revision)
     renderer = PromptRenderer(tokenizer, config.data.truncation)
-    return examples.prepare(config, folder, renderer)
+    width = hidden_size(path, config.model.revision)
+    return examples.prepare(config, folder, renderer, width, processes)
 
 
 def require_packages() -> None:

@@ -41,16 +41,19 @@ class Truncation:
 
     def keep(self, ids: Sequence[int], budget: int) -> list[int]:
         """The tokens that stay, at most `budget`. "drop" and "error" keep all: the caller acts."""
-        ids = list(ids)
-        if len(ids) <= budget or self.rule in ("drop", "error"):
-            return ids
+        return [id_ for begin, end in self.spans(len(ids), budget) for id_ in ids[begin:end]]
+
+    def spans(self, length: int, budget: int) -> list[tuple[int, int]]:
+        """The same as (begin, end) of what stays of `length` tokens."""
+        if length <= budget or self.rule in ("drop", "error"):
+            return [(0, length)]
         if self.rule == "head":
-            return ids[:budget]
+            return [(0, budget)]
         if self.rule == "head_tail":
             tail = budget // 2
-            return ids[: budget - tail] + ids[len(ids) - tail :]
-        start = len(ids) // 2 - budget // 2
-        return ids[start : start + budget]
+            return [(0, budget - tail), (length - tail, length)]
+        start = length // 2 - budget // 2
+        return [(start, start + budget)]
 
 
 @dataclass(frozen=True)
