@@ -237,7 +237,7 @@ def draw_steps(
         begin += len(stratum)
         if len(stratum) and np.divide(*np.quantile(cost[stratum], [0.99, 0.01])) < 1 + _ALIKE:
             stratum = random.permutation(stratum)
-        groups = stratum.reshape(num_full, -1)
+        groups = stratum.reshape(num_full, len(columns))
         # The group with the most goes to the step with the least.
         of_group = weight[groups].sum(axis=1)
         lightest = np.argsort(total, kind="stable")

@@ -77,7 +77,9 @@ class TokenStore:
             raise RunError(f"{file} is missing; run `sumzero prepare RUN.toml` first")
         self._rows = Dataset.from_file(str(file)).with_format("arrow")
         table = self._rows.data.table
-        self.template = Template(*json.loads(table.schema.metadata[b"template"]))
+        with pa.memory_map(str(file)) as content:  # datasets keeps no metadata but its own
+            metadata = pa.ipc.open_stream(content).schema.metadata
+        self.template = Template(*json.loads(metadata[b"template"]))
         self.truncation = Truncation(self.template.truncation)
         self.source, self.hash, self.kept, self.document_tokens, self.alike = (
             table[name].to_numpy()
