@@ -68,7 +68,7 @@ def train(config: RunConfig, who: Ranks) -> None:
     if resumed_from is not None:
         trainer.load(folder.checkpoints, resumed_from)
     if who.is_main:
-        if config.data.validation is not None:
+        if config.data.validation:
             logger.warning("data.validation is prepared, but no validation loss is computed yet")
         folder.begin(config)
         write_json(folder.environment, _environment(who, device, backend))
