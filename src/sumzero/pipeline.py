@@ -53,7 +53,7 @@ def run(
     `before` runs first, with the stages, once the run folder is there. Raises a SumZeroError where
     a stage meets the user's fault, RunError where a stage's process failed.
     """
-    if config.data.test is None:
+    if not config.data.test:
         raise ConfigError("data.test: a run ends in scores; set data.test.path")
     require_packages()
     folder = RunFolder.of(config)
@@ -90,7 +90,7 @@ def prepare(config: RunConfig) -> dict[str, Any]:
     from sumzero.train.scratch import make_scratch_model
 
     folder = RunFolder.of(config)
-    if config.data.train is None:
+    if not config.data.train:
         raise ConfigError("data.train: no training data; set data.train.path")
     folder.begin(config)
     if config.model.path == "scratch":
