@@ -17,7 +17,7 @@ def score(config: RunConfig) -> dict[str, Any]:
     Values are percentages. A row that ended in an error counts as an empty summary. Raises
     RunError where nothing was generated, or a generation is not of these records.
     """
-    if config.data.test is None:
+    if not config.data.test:
         raise ConfigError("data.test: no references to score against; set data.test.path")
     folder = RunFolder.of(config)
     records, _ = read_all(config.data.test, need_targets=True)

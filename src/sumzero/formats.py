@@ -32,11 +32,8 @@ from sumzero.errors import DataError
 
 MAX_ROWS = 256
 _MAX_BYTES = 2**20
-_PACKINGS = (".gz", ".zst")
 # From Arrow's values to Python's: text that is not UTF-8, years past 9999, unknown time zones.
 _NOT_PYTHON = (ValueError, OverflowError, LookupError, pa.ArrowException)
-
-
 Kind = Literal["json", "csv", "arrow"]
 _NAMES: dict[type, str] = {
     **{dict: "an object", list: "a list", tuple: "a list", str: "text", bytes: "bytes"},
@@ -53,8 +50,8 @@ class Block:
     """Where its first row begins: a line from 1; in JSON, Parquet and data sets a row from 1."""
     kind: Kind
     content: Any
-    """An Arrow stream; or (number, row) pairs: a row is a line of JSON, or a list of CSV fields, or,
-    as text, the reason why it is none."""
+    """An Arrow stream; or (number, row) pairs, a row being a line of JSON, a list of CSV's fields,
+    or a str: the reason why it is no row."""
     header: tuple[str, ...] = ()
 
 
@@ -64,7 +61,7 @@ Reader = Callable[[str, IO[bytes]], Iterator[Block]]
 def reader(file: Path) -> tuple[Reader, str]:
     """How to read a file and unpack it. Raises DataError where its name is that of no format."""
     suffix = file.suffix.lower()
-    packing = suffix if suffix in _PACKINGS else ""
+    packing = suffix if suffix in (".gz", ".zst") else ""
     if packing:
         suffix = Path(file.stem).suffix.lower()
     if suffix not in _READERS:
@@ -131,7 +128,9 @@ def naming(file: str) -> Iterator[None]:
 def rows(block: Block) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """The rows of a block, each with its number; for what is no row, the reason why."""
     if block.kind == "arrow":
-        yield from enumerate(_arrow_rows(block.content), start=block.first)
+        with pa.ipc.open_stream(block.content) as stream:
+            table = stream.read_all()
+        yield from enumerate(_arrow_rows(table), start=block.first)
         return
     for number, content in block.content:
         if isinstance(content, str):
@@ -281,20 +280,16 @@ def _of_parquet(file: str, content: IO[bytes]) -> Iterator[Block]:
             raise DataError(f"{file}: damaged: {first - 1} of {table.metadata.num_rows} rows")
 
 
-def _arrow_rows(content: bytes) -> Iterator[dict[str, Any] | str]:
-    with pa.ipc.open_stream(content) as stream:
-        table = stream.read_all()
+def _arrow_rows(table: pa.Table) -> Iterator[dict[str, Any] | str]:
     try:
         yield from table.to_pylist()
-        return
-    except _NOT_PYTHON:
-        pass
-    for index in range(table.num_rows):
-        try:
-            yield table.slice(index, 1).to_pylist()[0]
-        except _NOT_PYTHON as error:
+    except _NOT_PYTHON as error:
+        if table.num_rows == 1:
             told = " ".join(str(error).split())[:200]
             yield f"a value that Python cannot hold ({told})"
+        else:
+            for index in range(table.num_rows):
+                yield from _arrow_rows(table.slice(index, 1))
 
 
 _READERS: dict[str, Reader] = {

@@ -53,7 +53,7 @@ def run(
     `before` runs first, with the stages, once the run folder is there. Raises a SumZeroError where
     a stage meets the user's fault, RunError where a stage's process failed.
     """
-    if config.data.test is None:
+    if not config.data.test:
         raise ConfigError("data.test: a run ends in scores; set data.test.path")
     require_packages()
     folder = RunFolder.of(config)

@@ -105,6 +105,9 @@ def _data_set(source: Source) -> Any:
     import datasets  # takes a second
 
     datasets.disable_progress_bars()
+    if source.path.removeprefix(_HUB) in ("", *datasets.load._PACKAGED_DATASETS_MODULES):
+        # `load_dataset("json")` takes whatever files lie in the working directory.
+        raise DataError(f"{source.path}: names no data set; write hub:OWNER/NAME")
     try:
         if source.path.startswith(_HUB):
             name = source.path.removeprefix(_HUB)
