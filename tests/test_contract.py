@@ -147,8 +147,8 @@ def test_what_was_not_trained_is_asked_in_the_source_s_own_words_with_a_warning(
     assert asked == bundled("answer", "en").paraphrases[0]
     assert contract.asked(TRAIN, "zh", Data(), Generate()) == "请概括以上内容。"
     assert [record.getMessage() for record in caplog.records] == [
-        'questions.jsonl: the model was not trained on task "answer" in language \'en\'',
-        'train.jsonl: the model was not trained on task "summarize" in language \'zh\'',
+        "questions.jsonl: the model was not trained on task \"answer\" in language 'en'",
+        "train.jsonl: the model was not trained on task \"summarize\" in language 'zh'",
     ]
     with pytest.raises(ConfigError, match="no instructions for task"):
         contract.asked(TRAIN, "fr", Data(), Generate())

@@ -173,7 +173,7 @@ def test_a_language_without_instructions_is_told_with_what_to_do():
     with pytest.raises(ConfigError) as caught:
         instruction_set(source(), Data(), "fr")
     (line,) = caught.value.problems
-    assert line.startswith('train.jsonl: no instructions for task "summarize" in language \'fr\'')
+    assert line.startswith("train.jsonl: no instructions for task \"summarize\" in language 'fr'")
     assert "there are: en, zh" in line
     assert "recipes/instructions" in line
 
@@ -272,8 +272,6 @@ def test_the_same_is_drawn_for_the_same_seed_id_and_epoch():
     assert key_of("id-0") == KEYS[0]
     # Fixed for ever: a rerun with a later version asks the same.
     assert sample(7, 3, KEYS[:8], 2).tolist() == [6, 0, 0, 4, 5, 1, 0, 2]
-
-
 
 
 @pytest.mark.parametrize(("seed", "epoch"), [(4, 2), (3, 3), (2**63 - 1, 0)])

@@ -78,7 +78,7 @@ def test_a_length_of_the_run_file_is_asked_for(source_of, contract, renderer):
         "Summarize the text above in at most 9 words."
     ]
     untrained = make_contract(renderer, Data(train=(SUMMARIZE,)))
-    with pytest.raises(ConfigError, match="not trained with data.length_control"):
+    with pytest.raises(ConfigError, match=r"not trained with data\.length_control"):
         asked_of(*read_test(run), run, untrained)
 
 
