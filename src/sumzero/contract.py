@@ -160,7 +160,7 @@ def _contract(renderer: PromptRenderer, data: Data, sets: Sequence[InstructionSe
         _digest(str(renderer.tokenizer.chat_template)),
         list(sets),
         data.length_control,
-        data.truncation,
+        renderer.truncation.rule,
         data.max_length,
         data.max_prompt,
         renderer.stop_ids,

@@ -13,7 +13,11 @@ ROLES_ALTERNATE = (
     "{% if (turn.role == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('roles must take turns') }}{% endif %}{% endfor %}"
 )
-DOCUMENT, ASKED, TARGET = "The cat sat <b>there</b>.\n\tIt slept.", "Sum up & stop.", "A cat\nslept."
+DOCUMENT, ASKED, TARGET = (
+    "The cat sat <b>there</b>.\n\tIt slept.",
+    "Sum up & stop.",
+    "A cat\nslept.",
+)
 USER = f"{DOCUMENT}\n\n{ASKED}"
 
 
@@ -35,7 +39,8 @@ STYLES = {
         "{% for turn in messages %}{% set text = turn.content %}"
         "{% if turn.role == 'assistant' %}"
         "{% if '</think>' in text %}{% set text = text.split('</think>')[-1] %}{% endif %}"
-        "{% if loop.last %}{% set text = '<think>\n\n</think>\n\n' + text.lstrip('\n') %}{% endif %}"
+        "{% if loop.last %}"
+        "{% set text = '<think>\n\n</think>\n\n' + text.lstrip('\n') %}{% endif %}"
         "{% endif %}<|im_start|>{{ turn.role }}\n{{ text }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n"
         "{% if enable_thinking is defined and enable_thinking is false %}"
@@ -123,7 +128,8 @@ STYLES = {
     ),
     # The line break before an answer is not in the cue, and nothing ends a turn but the next one.
     "glm": Style(
-        "[gMASK]<sop>{% for turn in messages %}<|{{ turn.role }}|>\n{{ turn.content }}{% endfor %}"
+        "[gMASK]<sop>"
+        "{% for turn in messages %}<|{{ turn.role }}|>\n{{ turn.content }}{% endfor %}"
         "{% if add_generation_prompt %}<|assistant|>{% endif %}",
         ("[gMASK]", "<sop>", "<|user|>", "<|assistant|>", "<|endoftext|>"),
         f"[gMASK]<sop><|user|>\n{USER}<|assistant|>",
@@ -134,8 +140,8 @@ STYLES = {
         "[gMASK]<sop>{% set quick = enable_thinking is defined and not enable_thinking %}"
         "{% for turn in messages %}{% if turn.role == 'user' %}<|user|>\n{{ turn.content }}"
         "{{ '/nothink' if quick and not turn.content.endswith('/nothink') }}"
-        "{% else %}<|assistant|>\n<think></think>\n{{ turn.content.strip() }}{% endif %}{% endfor %}"
-        "{% if add_generation_prompt %}<|assistant|>{{ '\n<think></think>' if quick }}{% endif %}",
+        "{% else %}<|assistant|>\n<think></think>\n{{ turn.content.strip() }}{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}<|assistant|>{{ '\n<think></think>' if quick }}{% endif %}",
         ("[gMASK]", "<sop>", "<|user|>", "<|assistant|>", "<|endoftext|>"),
         f"[gMASK]<sop><|user|>\n{USER}/nothink<|assistant|>\n<think></think>",
         f"\n{TARGET}<|endoftext|>",
@@ -157,7 +163,8 @@ STYLES = {
         "{% if thinking is not defined %}{% set thinking = true %}{% endif %}"
         "{{ bos_token }}{% for turn in messages %}"
         "{% if turn.role == 'user' %}<｜User｜>{{ turn.content }}"
-        "{% else %}<｜Assistant｜></think>{{ turn.content.split('</think>')[-1] }}<｜end｜>{% endif %}"
+        "{% else %}<｜Assistant｜></think>"
+        "{{ turn.content.split('</think>')[-1] }}<｜end｜>{% endif %}"
         "{% endfor %}{% if add_generation_prompt %}<｜Assistant｜>"
         "{{ '<think>' if thinking else '</think>' }}{% endif %}",
         ("<｜begin｜>", "<｜end｜>", "<｜User｜>", "<｜Assistant｜>"),

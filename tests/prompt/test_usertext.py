@@ -105,9 +105,7 @@ def test_text_comes_back_from_its_tokens_character_by_character(name, renderer_o
 
 @settings(max_examples=60)
 @given(text=texts("unigram", st.sampled_from(LETTERS + " ")))
-def test_a_vocabulary_with_control_strings_among_its_pieces_loses_nothing_either(
-    text, renderer_of
-):
+def test_a_vocabulary_with_control_strings_among_its_pieces_loses_nothing_either(text, renderer_of):
     renderer = renderer_of("unigram")
     (ids,) = renderer.encode_text([text])
     assert renderer.tokenizer.unk_token_id not in ids
