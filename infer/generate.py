@@ -81,6 +81,7 @@ def generate(config: RunConfig, system: str = "finetuned") -> Generation:
             "engine": engine_version(),
             "asked": sorted(set(asked)),
         }
+    made_by["documents"] = input_digest(records, [])
     made_by["input"] = input_digest(records, asked)
     fingerprint = _digest([json.dumps(made_by, sort_keys=True)])[:16]
     where = folder.generations / fingerprint

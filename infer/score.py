@@ -33,7 +33,7 @@ def score(config: RunConfig) -> dict[str, Any]:
                 f"{generation.folder}: {len(lacking)} of the {len(records)} records are not in it, "
                 f"{lacking[0]!r} first; run `sumzero generate` for these records"
             )
-        if generation.manifest["input"] != input_digest(records):
+        if generation.manifest["documents"] != input_digest(records, []):
             raise RunError(
                 f"{generation.folder}: made from other documents of the same ids; run `sumzero "
                 f"generate RUN.toml --system {system}` again"

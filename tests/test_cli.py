@@ -45,7 +45,9 @@ def test_every_command_has_help_with_an_example(capsys):
 
 def test_prepare_says_what_became_of_the_rows(run_file, capsys):
     assert main(["prepare", str(run_file)]) == 0
-    assert "train: 3 read, 3 kept, 0 rejected, 3 sequences" in capsys.readouterr().out
+    assert (
+        "train: 3 read, 3 kept, 0 rejected\n  3 documents with 3 targets" in capsys.readouterr().out
+    )
     runs = run_file.parent / "runs" / "run"
     assert (runs / "data" / "train.arrow").is_file()
     assert (runs / "config.toml").is_file()

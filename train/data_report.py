@@ -61,13 +61,14 @@ def describe_plan(epochs: Epochs) -> dict[str, Any]:
     tokens = int(plan.tokens.sum())
     full = (plan.steps != EMPTY).all(axis=1)
     weight = plan.weight[plan.steps[full]].sum(axis=1)
+    worlds = [world for world in _WORLDS if world <= plan.steps.shape[1]]
     return {
         "bins": plan.num_bins,
         "steps_per_epoch": plan.num_steps,
         "efficiency": round(plan.efficiency, 5),
         "tokens": tokens,
         "tokens_without_sharing": epochs.tokens_without_sharing(),
-        "imbalance": {f"{world} ranks": round(plan.imbalance(world), 5) for world in _WORLDS},
+        "imbalance": {f"{world} ranks": round(plan.imbalance(world), 5) for world in worlds},
         "step_weight_variation": round(float(weight.std() / weight.mean()), 4) if full.any() else 0,
     }
 

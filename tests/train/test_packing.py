@@ -64,9 +64,7 @@ def test_a_limit_beyond_sixteen_bits_packs_too():
     assert plan.tokens.max() <= 131_072
 
 
-@given(
-    lengths_lists, st.integers(1, 9), st.integers(1, 12), st.integers(1, 5), st.integers(0, 2)
-)
+@given(lengths_lists, st.integers(1, 9), st.integers(1, 12), st.integers(1, 5), st.integers(0, 2))
 def test_every_number_of_ranks_sees_the_same_steps(lengths, bins_per_step, width, world, epoch):
     plan = _plan(lengths, bins_per_step, balance_width=width, epoch=epoch)
     assert plan.num_steps == -(-plan.num_bins // bins_per_step)
