@@ -81,7 +81,7 @@ class PromptRenderer:
         template = cut_template(tokenizer)
         self.head_ids = self._encode_template(template.head)[0]
         self.tail_ids = self._after_text(template.tail)
-        end = self._end_of_turn(template.end)
+        end = self._end_of_turn(template.end) or self._end_of_turn(template.next)
         self.end_ids = self._after_text(end) if end else [self._eos()]
         eos = tokenizer.eos_token_id
         self.stop_ids = sorted({self.end_ids[-1]} | ({eos} if eos is not None else set()))
@@ -163,11 +163,16 @@ class PromptRenderer:
         control = self._user_text.control_ids
         return next((at for at, id_ in enumerate(ids) if id_ in control), None)
 
-    def _end_of_turn(self, end: str) -> str:
-        """The template's text up to the first control token; empty where there is none."""
-        ids, offsets = self._encode_template(end)
+    def _end_of_turn(self, text: str) -> str:
+        """The text up to the first control token; empty where there is none, or words before it.
+
+        Some templates leave the last answer open (GLM): then it ends as one that is followed does.
+        """
+        ids, offsets = self._encode_template(text)
         at = self._first_control(ids)
-        return end[: offsets[at][1]] if at is not None else ""
+        if at is None or text[: offsets[at][0]].strip():
+            return ""
+        return text[: offsets[at][1]]
 
     def _eos(self) -> int:
         eos: int | None = self.tokenizer.eos_token_id

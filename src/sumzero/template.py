@@ -39,12 +39,16 @@ _PROBE_TARGET = "A cat <i>sat</i> & slept.\nIt was {warm}: 3.5 'days' \\n."
 
 @dataclass(frozen=True)
 class Template:
-    """The texts around the user's text and the target; `lead` is learnt with the target."""
+    """The texts around the user's text and the target; `lead` is learnt with the target.
+
+    `next` stands between the target and another user's text, where the conversation goes on.
+    """
 
     head: str
     tail: str
     lead: str
     end: str
+    next: str
 
 
 def cut_template(tokenizer: PreTrainedTokenizerBase) -> Template:
@@ -61,6 +65,7 @@ def cut_template(tokenizer: PreTrainedTokenizerBase) -> Template:
         before, end = whole.split(_TARGET)
         head, tail = cue.split(_USER)
         beyond = _beyond_the_cue(tokenizer, cue, before, end)
+        next_ = _next_turn(tokenizer)
         probe = cue.replace(_USER, _PROBE_USER), _filled(whole)
         if _conversation(tokenizer, _PROBE_USER, _PROBE_TARGET) != probe:
             raise DataError("chat template: it changes the user's or assistant's text")
@@ -70,8 +75,8 @@ def cut_template(tokenizer: PreTrainedTokenizerBase) -> Template:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"chat template: it cannot be rendered: {reason}") from None
     if beyond.isspace():
-        return Template(head, tail, beyond, end)
-    return Template(head, tail + beyond, "", end)
+        return Template(head, tail, beyond, end, next_)
+    return Template(head, tail + beyond, "", end, next_)
 
 
 def _beyond_the_cue(tokenizer: PreTrainedTokenizerBase, cue: str, before: str, end: str) -> str:
@@ -98,6 +103,13 @@ def _closings(opened: str) -> list[str]:
     """
     tag = re.fullmatch(r"([^\w\s]+)(\w+)([^\w\s]+)", opened.strip())
     return ["", f"\n{tag[1]}/{tag[2]}{tag[3]}\n\n"] if tag else [""]
+
+
+def _next_turn(tokenizer: PreTrainedTokenizerBase) -> str:
+    roles = {"user": "First", "assistant": _TARGET}
+    turns = [{"role": role, "content": text} for role, text in roles.items()]
+    text = _render(tokenizer, [*turns, {"role": "user", "content": _USER}], True)
+    return text.partition(_TARGET)[2].partition(_USER)[0]
 
 
 def _conversation(tokenizer: PreTrainedTokenizerBase, user: str, target: str) -> tuple[str, str]:
