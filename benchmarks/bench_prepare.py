@@ -211,8 +211,8 @@ def _prepared(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _prepare_only(run_file: str) -> None:
-    from sumzero.config import load
     from sumzero.pipeline import prepare
+    from sumzero.runfile import load
 
     config = load(run_file)
     begun = time.perf_counter()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sumzero.config import RunConfig, as_dict
+from sumzero.config import RunConfig
 from sumzero.contract import Contract, open_contract
 from sumzero.errors import ConfigError, DataError, RunError
 from sumzero.infer.engine import Engine, Request, engine_version
@@ -24,6 +24,7 @@ from sumzero.infer.questions import asked_of, question_ids, read_test
 from sumzero.log import logger, progress
 from sumzero.prompt import PromptRenderer, local_folder
 from sumzero.records import Record
+from sumzero.runfile import as_dict
 from sumzero.runfolder import RunFolder, read_json, read_jsonl, write_json, write_jsonl
 from sumzero.sentences import first_sentence
 

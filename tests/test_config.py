@@ -7,8 +7,9 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sumzero.config import RunConfig, Source, as_dict, check, load
+from sumzero.config import RunConfig, Source
 from sumzero.errors import ConfigError
+from sumzero.runfile import as_dict, check, load
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
 EVERYTHING = """

@@ -2,10 +2,10 @@ import json
 
 import pytest
 
-from sumzero.config import load
 from sumzero.demo import settings, split_records, verdict
 from sumzero.errors import ConfigError, DataError
 from sumzero.records import read_all
+from sumzero.runfile import load
 
 
 def _write(file, num_rows):

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from sumzero.config import Model, RunConfig, check
+from sumzero.config import Model, RunConfig
 from sumzero.errors import RunError
+from sumzero.runfile import check
 from sumzero.runfolder import RunFolder, atomic_file, atomic_folder, read_json, write_json
 
 

@@ -12,20 +12,20 @@ import json
 import os
 import shutil
 from array import array
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from itertools import chain, islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from sumzero.config import Data, RunConfig, Source, as_dict
+from sumzero.config import Data, RunConfig, Source
 from sumzero.errors import DataError, RunError
 from sumzero.formats import Block
 from sumzero.instructions import instruction_set
@@ -33,15 +33,16 @@ from sumzero.log import logger, progress
 from sumzero.prompt import PromptRenderer
 from sumzero.readers import blocks, digest
 from sumzero.records import Reject, read
+from sumzero.runfile import as_dict
 from sumzero.runfolder import RunFolder, atomic_file, read_json, write_json
 from sumzero.train.data_report import describe, describe_plan, leakage
 from sumzero.train.epoch import Epochs
 from sumzero.train.joins import Parts, examples, join, number_ways, repeats
 from sumzero.train.parts import Tokeniser, Ways, hash_of
 from sumzero.train.store import SCHEMA, Template, TokenStore
+from sumzero.train.tally import Tally
 
 _BLOCKS = 8  # of a part
-_SHOWN = 5  # rejects that are logged each
 _FORMAT = 2  # of the stores
 _SPLITS = ("train", "validation", "test")
 _LATER = ("share_documents",)  # settings that no store depends on
@@ -117,13 +118,13 @@ def prepare(
             splits[split] = before[split]
             continue
         folder.data_report.unlink(missing_ok=True)  # what follows is not what it speaks of
-        counts = _Counts()
+        tally = Tally()
         if split == "test":
-            _read_through(sources, folder, counts)
+            _read_through(sources, folder, tally)
         else:
             workers = processes or len(os.sched_getaffinity(0))
-            _build(split, sources, data, folder, renderer, counts, digest_, workers)
-        splits[split] = {"digest": digest_, **counts.summary()}
+            _build(split, sources, data, folder, renderer, tally, digest_, workers)
+        splits[split] = {"digest": digest_, **tally.summary()}
     report = {"settings": settings_of(config), "splits": splits}
     stores = {split: TokenStore(store_file(folder, split)) for split in splits if split != "test"}
     for split, store in stores.items():
@@ -141,51 +142,6 @@ def prepare(
     return report
 
 
-class _Counts:
-    """What became of rows, by source and in all. Lists rejects as they come."""
-
-    def __init__(self) -> None:
-        self._sources: list[dict[str, Any]] = []
-        self._all_reasons = Counter[str]()
-        self._first: Reject | None = None
-        self._reasons = Counter[str]()
-
-    def reject(self, rejects: Iterable[Reject], out: IO[str]) -> None:
-        """Lists and counts rejects of the source at hand."""
-        for reject in rejects:
-            self._first = self._first or reject
-            self._reasons[reject.kind] += 1
-            if self._reasons.total() <= _SHOWN:
-                logger.warning("%s:%d: %s; row rejected", reject.file, reject.line, reject.reason)
-            out.write(json.dumps(asdict(reject), ensure_ascii=False) + "\n")
-
-    def close(self, source: Source, kept: int) -> None:
-        """Ends the source at hand. Raises DataError where none of its rows can be used."""
-        first, reasons = self._first, self._reasons
-        self._first, self._reasons = None, Counter()
-        said = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common())
-        if not kept and first is None:
-            raise DataError(f"{source.path}: no records: the file is empty")
-        if not kept and first is not None:
-            raise DataError(
-                f"{first.file}:{first.line}: {first.reason}; no row of {source.path} can be used "
-                f"({said})"
-            )
-        rejected = reasons.total()
-        if rejected > _SHOWN:
-            logger.warning("%s: %d rows rejected: %s", source.path, rejected, said)
-        self._sources.append(
-            {"path": source.path, "read": kept + rejected, "kept": kept, "rejected": rejected}
-        )
-        self._all_reasons += reasons
-
-    def summary(self) -> dict[str, Any]:
-        """For the report."""
-        total = {key: sum(x[key] for x in self._sources) for key in ("read", "kept", "rejected")}
-        by_reason = dict(self._all_reasons.most_common())
-        return total | {"rejected_by_reason": by_reason, "sources": self._sources}
-
-
 def _rejects_file(folder: RunFolder, split: str) -> Path:
     return folder.data / f"{split}.rejected.jsonl"
 
@@ -195,7 +151,7 @@ def _result_file(folder: RunFolder, split: str) -> Path:
     return folder.data / "test.hashes.npy" if split == "test" else store_file(folder, split)
 
 
-def _read_through(sources: tuple[Source, ...], folder: RunFolder, counts: _Counts) -> None:
+def _read_through(sources: tuple[Source, ...], folder: RunFolder, tally: Tally) -> None:
     """Reads the test split: its rejects, and hashes of its documents."""
     hashes = []
     with atomic_file(_rejects_file(folder, "test")) as out:
@@ -203,10 +159,10 @@ def _read_through(sources: tuple[Source, ...], folder: RunFolder, counts: _Count
             found = array("Q")
             for row in read(source, need_targets=True):
                 if isinstance(row, Reject):
-                    counts.reject([row], out)
+                    tally.reject([row], out)
                 else:
                     found.append(hash_of(row.document))
-            counts.close(source, len(found))
+            tally.close(source, len(found))
             hashes.append(np.frombuffer(found, dtype=np.uint64))
     np.save(_result_file(folder, "test"), np.concatenate(hashes))
 
@@ -217,7 +173,7 @@ def _build(
     data: Data,
     folder: RunFolder,
     renderer: PromptRenderer,
-    counts: _Counts,
+    tally: Tally,
     digest_: str,
     processes: int,
 ) -> None:
@@ -245,11 +201,11 @@ def _build(
         ):
             for number, (source, of_source) in enumerate(zip(sources, parts, strict=True)):
                 kept = np.ones(len(of_source), dtype=np.bool_)
-                counts.reject(of_source.rejects(), rejected)
+                tally.reject(of_source.rejects(), rejected)
                 for row, reject in repeats(of_source, duplicates=data.duplicates == "drop"):
                     kept[row] = False
-                    counts.reject([reject], rejected)
-                counts.close(source, int(kept.sum()))
+                    tally.reject([reject], rejected)
+                tally.close(source, int(kept.sum()))
                 for batch in examples(of_source, join(of_source, kept), number, ways):
                     out.write_batch(batch)
         partial.replace(store)

@@ -10,11 +10,12 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-from sumzero.config import RunConfig, as_dict
+from sumzero.config import RunConfig
 from sumzero.contract import make_contract, write_contract
 from sumzero.errors import RunError
 from sumzero.log import logger
 from sumzero.prompt import PromptRenderer, load_tokenizer
+from sumzero.runfile import as_dict
 from sumzero.runfolder import RunFolder, atomic_folder
 from sumzero.train import checkpoint
 from sumzero.train.engine import consolidated_weights

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from sumzero.config import RunConfig, as_dict
+from sumzero.config import RunConfig
 from sumzero.errors import DataError
 from sumzero.kernels.packed_attention import choose_backend
 from sumzero.log import logger, progress
 from sumzero.prompt import load_tokenizer
 from sumzero.ranks import Ranks
+from sumzero.runfile import as_dict
 from sumzero.runfolder import RunFolder, write_json
 from sumzero.train import checkpoint, engine
 from sumzero.train.batches import StepBatches, batches

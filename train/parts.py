@@ -78,9 +78,12 @@ class Tokeniser:
         about = {"ways": list(ways), "rejects": [asdict(reject) for reject in rejects]}
         schema = SCHEMA.with_metadata({"part": json.dumps(about)})
         partial = file.with_suffix(".partial")
-        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, schema) as out:
-            out.write_table(pa.Table.from_arrays(arrays, schema=schema))
-        partial.replace(file)
+        try:
+            with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, schema) as out:
+                out.write_table(pa.Table.from_arrays(arrays, schema=schema))
+            partial.replace(file)
+        finally:
+            partial.unlink(missing_ok=True)
 
     def _rows(
         self, records: list[tuple[str, Record]], ways: dict[Ways, int], rejects: list[Reject]

@@ -18,10 +18,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention
 
-from sumzero.config import RunConfig, Scratch, Source, as_dict
+from sumzero.config import RunConfig, Scratch, Source
 from sumzero.errors import DataError
 from sumzero.readers import digest
 from sumzero.records import Record, read
+from sumzero.runfile import as_dict
 from sumzero.runfolder import atomic_folder, read_jsonl, write_jsonl
 
 END_OF_TEXT, END_OF_TURN = "<|endoftext|>", "<|end|>"

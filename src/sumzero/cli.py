@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from sumzero import __version__, log
-from sumzero.config import RunConfig, load
+from sumzero.config import RunConfig
 from sumzero.errors import guarded
 from sumzero.pipeline import run_file
+from sumzero.runfile import load
 
 # Imports of stages are inside the commands: `sumzero --help` must not load torch.
 

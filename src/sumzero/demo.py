@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from sumzero.config import RunConfig, Source, check, override
+from sumzero.config import RunConfig, Source
 from sumzero.errors import ConfigError, DataError, RunError
 from sumzero.harvest import harvest
 from sumzero.infer.generate import finished_generations
@@ -22,6 +22,7 @@ from sumzero.log import progress
 from sumzero.pipeline import Stages, require_packages, run
 from sumzero.readers import files
 from sumzero.records import Record, read_all
+from sumzero.runfile import check, override
 from sumzero.runfolder import RunFolder, read_json, read_jsonl, write_jsonl
 
 COUNTS = {"train": 20000, "test": 200}

@@ -13,9 +13,10 @@ from typing import IO, Any
 
 import tomli_w
 
-from sumzero.config import RunConfig, as_dict
+from sumzero.config import RunConfig
 from sumzero.errors import RunError
 from sumzero.log import Events
+from sumzero.runfile import as_dict
 
 
 class RunFolder:

@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from sumzero.config import load
 from sumzero.errors import ConfigError, DataError, RunError
 from sumzero.infer.generate import finished_generations, generate, merge, repair, weights_digest
+from sumzero.runfile import load
 from sumzero.runfolder import RunFolder
 
 RECORDS = [

@@ -2,11 +2,11 @@ import json
 
 import pytest
 
-from sumzero.config import load
 from sumzero.errors import RunError
 from sumzero.infer.generate import generate
 from sumzero.infer.report import report
 from sumzero.infer.score import score, table
+from sumzero.runfile import load
 from sumzero.runfolder import RunFolder
 
 HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(2)">'

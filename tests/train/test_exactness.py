@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sumzero.config import Train, load
+from sumzero.config import Train
 from sumzero.pipeline import prepare
+from sumzero.runfile import load
 from sumzero.runfolder import RunFolder, read_jsonl
 from sumzero.train.engine import consolidated_weights
 from sumzero.train.examples import TokenStore, store_file

@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from sumzero.config import load
 from sumzero.errors import DataError, RunError
 from sumzero.pipeline import prepare
+from sumzero.runfile import load
 from sumzero.runfolder import RunFolder, read_jsonl
 from sumzero.train.examples import TokenStore, check_prepared, store_file
 
