@@ -133,5 +133,5 @@ def test_rejected_rows_are_listed_and_the_rest_is_kept(run_file, capsys):
     assert "1 documents cut" in output.out
     rejected = run_file.parent / "runs" / "run" / "data" / "rejected.jsonl"
     rows = [json.loads(line) for line in rejected.read_text().splitlines()]
-    assert [row["line"] for row in rows] == [4, 5, 6, 7, 8]
+    assert sorted(row["line"] for row in rows) == [4, 5, 6, 7, 8]
     assert all(row["reason"] for row in rows)

@@ -247,7 +247,7 @@ def test_of_two_overrides_of_a_key_the_later_counts(run_file):
 
 def test_an_override_can_begin_a_section_that_the_file_lacks(run_file):
     config = load(run_file(""), ["data.test.path=held out.jsonl", "data.test.targets=refs"])
-    assert config.data.test == Source(path="held out.jsonl", targets="refs")
+    assert config.data.test == (Source(path="held out.jsonl", targets="refs"),)
 
 
 @pytest.mark.parametrize("override", ["seed", "", "=3", "train..lr=1", ".seed=1", "train.=1"])

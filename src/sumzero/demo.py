@@ -69,7 +69,7 @@ def demo(data: str | None, overrides: Sequence[str]) -> int:
     folder = RunFolder.of(config)
     records = folder.root / "records"
     if data is not None:
-        files(replace(config.data.train[0], path=data))  # raises before anything is emptied
+        files(replace(config.data.train[0], path=str(data)))  # raises before anything is emptied
     if data is not None and Path(data).resolve().is_relative_to(folder.root.resolve()):
         raise DataError(f"{data}: lies in {folder.root}, which a demo empties; move it elsewhere")
     if folder.root.is_dir():
@@ -123,7 +123,7 @@ def write_harvest(records: Path, counts: dict[str, int]) -> None:
 
 def split_records(config: RunConfig, data: str, records: Path) -> None:
     """Splits a user's records by hash of the document: the same text is never in both splits."""
-    found, rejects = read_all([replace(config.data.train[0], path=data)], need_targets=True)
+    found, rejects = read_all([replace(config.data.train[0], path=str(data))], need_targets=True)
     held_out: list[Record] = []
     train: list[Record] = []
     limit = min(_MAX_HELD_OUT, max(1, round(_HELD_OUT * len(found))))

@@ -106,7 +106,7 @@ def _path(keys: Sequence[str | int], values: Any) -> list[str]:
         path.append(str(key))
         if isinstance(values, dict):
             values = values.get(key)
-        elif isinstance(values, list) and isinstance(key, int):
+        elif isinstance(values, list) and isinstance(key, int) and key < len(values):
             values = values[key]
     return path
 
