@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         "The whole way on real data in minutes: docstrings in, scored report out.",
         "sumzero demo --data my.jsonl data.train.targets=summary",
     )
-    demo.add_argument("--data", metavar="FILE", help="your own records, JSONL, in place of it")
+    demo.add_argument("--data", metavar="FILE", help="your own records, in place of it")
     demo.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
     doctor = add(
         "doctor",

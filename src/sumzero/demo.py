@@ -86,7 +86,7 @@ def demo(data: str | None, overrides: Sequence[str]) -> int:
             with stages("split"):
                 split_records(config, data, records)
 
-    placed = _with_paths(config, records)
+    placed = with_paths(config, records)
     scores, stages = run(placed, before=gather)
     print(summary(folder, scores, stages))
     return 0 if verdict(scores)[0] else 1
@@ -176,7 +176,7 @@ def summary(folder: RunFolder, scores: dict[str, Any], stages: Stages) -> str:
     )
 
 
-def _with_paths(config: RunConfig, records: Path) -> RunConfig:
+def with_paths(config: RunConfig, records: Path) -> RunConfig:
     """The settings with the files of `_row` in place of the user's own; the task stays the same."""
     (given,) = config.data.train
     written = Source(

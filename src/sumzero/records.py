@@ -140,11 +140,11 @@ class Rejects:
         """Logs the summary. Raises DataError where no row of the source was kept."""
         counts = ", ".join(f"{count} x {kind}" for kind, count in self.reasons().items())
         if num_kept == 0 and not self.rows:
-            raise DataError(f"{source.path}: no records: the file is empty")
+            raise DataError(f"{source.path}: has no rows")
         if num_kept == 0:
             first = self.rows[0]
             raise DataError(
-                f"{first.file}:{first.line}: {first.reason}; no row of the file can be used "
+                f"{first.file}:{first.line}: {first.reason}; no row of {source.path} can be used "
                 f"({counts})"
             )
         if len(self.rows) > _SHOWN_REJECTS:
