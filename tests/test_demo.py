@@ -2,7 +2,6 @@ import json
 
 import pytest
 
-from sumzero.config import load
 from sumzero.demo import settings, split_records, verdict, with_paths
 from sumzero.errors import ConfigError, DataError
 from sumzero.records import read_all

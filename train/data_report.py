@@ -27,7 +27,7 @@ def describe(store: TokenStore) -> dict[str, Any]:
     cut = store.document_tokens - store.kept
     return {
         "examples": len(store),
-        "sequences": store.num_branches,
+        "targets": store.num_branches,
         "documents_with_several_targets": int((num_targets > 1).sum()),
         "tokens": int((prompts + targets).sum()),
         "supervised_tokens": int(targets.sum()),
@@ -94,7 +94,7 @@ def summary(report: dict[str, Any]) -> str:
         if "examples" not in counts:
             continue
         lines.append(
-            f"  {counts['examples']} documents with {counts['sequences']} targets, "
+            f"  {counts['examples']} documents with {counts['targets']} targets, "
             f"{counts['tokens']:,} tokens, {counts['supervised_share']:.1%} supervised"
         )
         for name, values in counts["lengths"].items():
