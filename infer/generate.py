@@ -21,8 +21,9 @@ from sumzero.contract import Contract, open_contract
 from sumzero.errors import ConfigError, DataError, RunError
 from sumzero.infer.engine import Engine, Request, engine_version
 from sumzero.infer.questions import asked_of, question_ids, read_test
+from sumzero.loading import local_folder
 from sumzero.log import logger, progress
-from sumzero.prompt import PromptRenderer, local_folder
+from sumzero.prompt import PromptRenderer
 from sumzero.records import Record
 from sumzero.runfile import as_dict
 from sumzero.runfolder import RunFolder, read_json, read_jsonl, write_json, write_jsonl

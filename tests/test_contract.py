@@ -9,7 +9,8 @@ from sumzero.config import Data, Generate, Source
 from sumzero.contract import FILE, VERSION, make_contract, open_contract, write_contract
 from sumzero.errors import ConfigError, DataError, RunError
 from sumzero.instructions import bundled
-from sumzero.prompt import PromptRenderer, load_tokenizer
+from sumzero.loading import load_tokenizer
+from sumzero.prompt import PromptRenderer
 
 TRAIN = Source(path="train.jsonl")
 DATA = Data(

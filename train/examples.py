@@ -42,7 +42,7 @@ from sumzero.train.parts import Tokeniser, Ways, hash_of
 from sumzero.train.store import SCHEMA, Template, TokenStore
 from sumzero.train.tally import Tally
 
-_BLOCKS = 8  # of a part
+_BLOCKS = 4  # of a part
 _FORMAT = 2  # of the stores
 _SPLITS = ("train", "validation", "test")
 _LATER = ("share_documents",)  # settings that no store depends on

@@ -13,8 +13,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from sumzero.config import RunConfig
 from sumzero.contract import make_contract, write_contract
 from sumzero.errors import RunError
+from sumzero.loading import load_tokenizer
 from sumzero.log import logger
-from sumzero.prompt import PromptRenderer, load_tokenizer
+from sumzero.prompt import PromptRenderer
 from sumzero.runfile import as_dict
 from sumzero.runfolder import RunFolder, atomic_folder
 from sumzero.train import checkpoint

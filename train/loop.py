@@ -11,8 +11,8 @@ import torch
 from sumzero.config import RunConfig
 from sumzero.errors import DataError
 from sumzero.kernels.packed_attention import choose_backend
+from sumzero.loading import load_tokenizer
 from sumzero.log import logger, progress
-from sumzero.prompt import load_tokenizer
 from sumzero.ranks import Ranks
 from sumzero.runfile import as_dict
 from sumzero.runfolder import RunFolder, write_json

@@ -19,8 +19,8 @@ from sumzero.formats import Block
 from sumzero.instructions import VERBATIM, InstructionSet, instruction_set, key_of
 from sumzero.prompt import PromptRenderer
 from sumzero.records import Record, Reject, read_block
-from sumzero.train.store import IDS
 
+IDS: pa.DataType = pa.list_(pa.int32())
 _COLUMNS: list[tuple[str, pa.DataType]] = [
     ("id", pa.string()),
     ("file", pa.string()),

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from sumzero.errors import RunError
 from sumzero.prompt import Truncation
+from sumzero.train.parts import IDS
 
 Ids = NDArray[np.int32]
-IDS: pa.DataType = pa.list_(pa.int32())
 SCHEMA = pa.schema(
     [
         ("source", pa.int16()),  # index among the split's sources

@@ -24,8 +24,9 @@ from sumzero.instructions import (
     parse_instructions,
     primary,
 )
+from sumzero.loading import load_tokenizer
 from sumzero.log import logger
-from sumzero.prompt import PromptRenderer, load_tokenizer
+from sumzero.prompt import PromptRenderer
 from sumzero.runfolder import read_json, write_json
 
 FILE = "contract.json"

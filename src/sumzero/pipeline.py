@@ -88,7 +88,8 @@ def prepare(config: RunConfig, processes: int | None = None) -> dict[str, Any]:
 
     `processes` tokenise; by default one a core.
     """
-    from sumzero.prompt import PromptRenderer, load_tokenizer
+    from sumzero.loading import load_tokenizer
+    from sumzero.prompt import PromptRenderer
     from sumzero.train import examples
     from sumzero.train.model import hidden_size
     from sumzero.train.scratch import make_scratch_model

@@ -14,14 +14,15 @@ The document comes first and is the only part that is ever cut, on token boundar
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-from huggingface_hub import snapshot_download
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 from sumzero.errors import DataError
 from sumzero.template import cut_template
 from sumzero.usertext import UserText
+
+if TYPE_CHECKING:  # not at run time: processes that tokenise do without
+    from transformers import PreTrainedTokenizerBase
 
 SEPARATOR = "\n\n"  # between document and what is asked
 _QUESTION = "{question}"
@@ -41,7 +42,8 @@ class Truncation:
 
     def keep(self, ids: Sequence[int], budget: int) -> list[int]:
         """The tokens that stay, at most `budget`. "drop" and "error" keep all: the caller acts."""
-        return [id_ for begin, end in self.spans(len(ids), budget) for id_ in ids[begin:end]]
+        spans = self.spans(len(ids), budget)
+        return list(chain.from_iterable(ids[begin:end] for begin, end in spans))
 
     def spans(self, length: int, budget: int) -> list[tuple[int, int]]:
         """The same as (begin, end) of what stays of `length` tokens."""
@@ -66,14 +68,16 @@ class Prompt:
 
 
 class PromptRenderer:
-    """Renders prompts and targets for one tokenizer. It can be sent to other processes.
+    """Renders prompts and targets for one tokenizer.
+
+    It can be sent to other processes, where it renders the same but has no `tokenizer`.
 
     `head_ids` stand before the document and `tail_ids` after what is asked; `end_ids` are the end
     of the assistant's turn as trained; `stop_ids` end a generation.
     Raises DataError where the template's target span cannot be proven.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, truncation: str = "head") -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", truncation: str = "head") -> None:
         self.tokenizer = tokenizer
         self.truncation = Truncation(truncation)
         self._user_text = UserText(tokenizer)
@@ -88,6 +92,9 @@ class PromptRenderer:
         self._lead = ""
         asked = SEPARATOR + _PROBE_ASKED
         self._prove(template.head + _PROBE_DOCUMENT + asked + template.tail, template.lead, end)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "tokenizer"}
 
     def encode_text(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of user texts, in parallel. No control token is among them."""
@@ -232,46 +239,3 @@ class PromptRenderer:
                 read += [str(text), id_]
                 start = at + 1
         return read
-
-
-def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder or Hub name; no remote code is run.
-
-    Raises DataError where there is none, it is not a fast one, or it has no chat template.
-    """
-    folder = Path(path)
-    if folder.is_dir() and not any(
-        (folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")
-    ):
-        raise DataError(f"{path}: the model folder has no tokenizer (tokenizer.json is missing)")
-    if not folder.is_dir() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
-        raise DataError(f"{path}: no such model folder")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            path, revision=revision, trust_remote_code=False, use_fast=True
-        )
-    except Exception as error:  # a damaged file can raise anything
-        raise DataError(f"{path}: no tokenizer can be loaded: {_first_line(error)}") from None
-    if not tokenizer.is_fast:
-        raise DataError(f"{path}: the tokenizer has no tokenizer.json (a fast tokenizer is needed)")
-    if not tokenizer.chat_template:
-        raise DataError(
-            f"{path}: the tokenizer has no chat template; put a chat_template.jinja into the "
-            "folder, or take the model's instruct version"
-        )
-    return tokenizer
-
-
-def local_folder(path: str, revision: str | None) -> Path:
-    """The local folder of a model: itself, or the Hub's files. Raises DataError without them."""
-    if Path(path).is_dir():
-        return Path(path)
-    try:
-        patterns = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
-        return Path(snapshot_download(path, revision=revision, allow_patterns=patterns))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: no model can be fetched: {_first_line(error)}") from None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

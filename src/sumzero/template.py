@@ -20,11 +20,12 @@ with the block closed, if the template itself takes such a block off an answer.
 import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from sumzero.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # Plain letters: no template escapes, trims or translates them.
 _USER = "SumZeroUserText7f3a"
@@ -51,7 +52,7 @@ class Template:
     next: str
 
 
-def cut_template(tokenizer: PreTrainedTokenizerBase) -> Template:
+def cut_template(tokenizer: "PreTrainedTokenizerBase") -> Template:
     """The parts of a tokenizer's chat template.
 
     Raises DataError where it cannot be rendered, or the target's place in it cannot be proven.
@@ -79,7 +80,7 @@ def cut_template(tokenizer: PreTrainedTokenizerBase) -> Template:
     return Template(head, tail + beyond, "", end, next_)
 
 
-def _beyond_the_cue(tokenizer: PreTrainedTokenizerBase, cue: str, before: str, end: str) -> str:
+def _beyond_the_cue(tokenizer: "PreTrainedTokenizerBase", cue: str, before: str, end: str) -> str:
     """What stands between the generation cue and the target."""
     if before.startswith(cue):
         return before[len(cue) :]
@@ -105,20 +106,20 @@ def _closings(opened: str) -> list[str]:
     return ["", f"\n{tag[1]}/{tag[2]}{tag[3]}\n\n"] if tag else [""]
 
 
-def _next_turn(tokenizer: PreTrainedTokenizerBase) -> str:
+def _next_turn(tokenizer: "PreTrainedTokenizerBase") -> str:
     roles = {"user": "First", "assistant": _TARGET}
     turns = [{"role": role, "content": text} for role, text in roles.items()]
     text = _render(tokenizer, [*turns, {"role": "user", "content": _USER}], True)
     return text.partition(_TARGET)[2].partition(_USER)[0]
 
 
-def _conversation(tokenizer: PreTrainedTokenizerBase, user: str, target: str) -> tuple[str, str]:
+def _conversation(tokenizer: "PreTrainedTokenizerBase", user: str, target: str) -> tuple[str, str]:
     """The prompt with the generation cue, and the whole conversation."""
     turns = [{"role": "user", "content": user}, {"role": "assistant", "content": target}]
     return _render(tokenizer, turns[:1], True), _render(tokenizer, turns, False)
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], cue: bool) -> str:
+def _render(tokenizer: "PreTrainedTokenizerBase", turns: list[dict[str, str]], cue: bool) -> str:
     # Thinking is off for templates that have it: an answer is all that is asked for.
     text: Any = tokenizer.apply_chat_template(
         turns,

@@ -8,25 +8,28 @@ its own before a text, since every text here continues another.
 import json
 import secrets
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerBase
 
 from sumzero.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class UserText:
     """The encoder of user texts of one tokenizer; `control_ids` are what never comes of them."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self.control_ids = _control_ids(tokenizer)
         self._plain = _without_control_tokens(tokenizer, self.control_ids)
         self._tokens = {id_: tokenizer.convert_ids_to_tokens(id_) for id_ in self.control_ids}
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of texts, in parallel. Raises DataError where only a control token would do."""
-        encoded = [item.ids for item in self._plain.encode_batch(texts, add_special_tokens=False)]
+        found = self._plain.encode_batch_fast(texts, add_special_tokens=False)
+        encoded = [item.ids for item in found]
         for ids in encoded:
             left = self.control_ids.intersection(ids)
             if left:  # unknown characters become the end of text: the tokenizer has no other token
@@ -35,7 +38,7 @@ class UserText:
         return encoded
 
 
-def _control_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+def _control_ids(tokenizer: "PreTrainedTokenizerBase") -> set[int]:
     """Added tokens that are marks, not text: special ones, and others that read like a name.
 
     Runs of spaces and line breaks are text (Gemma adds them), and so is what stands for unknown
@@ -50,7 +53,7 @@ def _control_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     return found if unknown == tokenizer.eos_token_id else found - {unknown}
 
 
-def _without_control_tokens(tokenizer: PreTrainedTokenizerBase, control: set[int]) -> Tokenizer:
+def _without_control_tokens(tokenizer: "PreTrainedTokenizerBase", control: set[int]) -> Tokenizer:
     """A copy without added tokens. Control tokens that its vocabulary holds too get other names."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     state.update(added_tokens=[], post_processor=None, truncation=None, padding=None)

@@ -1,7 +1,8 @@
 import pytest
 
 from sumzero.errors import DataError
-from sumzero.prompt import PromptRenderer, load_tokenizer
+from sumzero.loading import load_tokenizer
+from sumzero.prompt import PromptRenderer
 
 
 def test_a_tokenizer_is_loaded_from_a_model_folder(model_folder, tokenizer):
