@@ -106,8 +106,8 @@ class Source:
     def _complete(self) -> "Source":
         if self.task == "answer" and self.instruction is None:
             raise ValueError('task "answer" needs the column of the question: set instruction')
-        if self.task == "translate" and self.target_language is None:
-            raise ValueError('task "translate" needs target_language')
+        if (self.task == "translate") != bool(self.target_language):
+            raise ValueError('task "translate" needs target_language, and no other task has it')
         return self
 
 
