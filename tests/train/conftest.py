@@ -88,22 +88,24 @@ class Preparations:
         file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         return file
 
-    def settings(self, folder, rows=None, *, source=None, train=None, model=None, **data):
+    def settings(self, folder, rows=None, *, source=None, training=None, model=None, **data):
         """Of a run in a folder. `rows` are its training data; without them give `data.train`."""
         if rows is not None:
             file = self.write(folder / "rows.jsonl", rows)
             data["train"] = {"path": str(file), **(source or {})}
-        values = {"name": "run", "runs": str(folder), "data": data, "train": train or {}}
+        values = {"name": "run", "runs": str(folder), "data": data, "train": training or {}}
         if model is not None:
             values["model"] = {"path": str(model)}
         return check(values, "run.toml")
 
-    def __call__(self, rows=None, *, folder=None, processes=1, **values):
-        config = self.settings(folder or self.new_folder(), rows, **values)
-        rule = config.data.truncation
+    def renderer(self, rule="head"):
         if rule not in self._renderers:
             self._renderers[rule] = PromptRenderer(self._tokenizer, rule)
-        renderer, at = self._renderers[rule], RunFolder.of(config)
+        return self._renderers[rule]
+
+    def __call__(self, rows=None, *, folder=None, processes=1, **values):
+        config = self.settings(folder or self.new_folder(), rows, **values)
+        renderer, at = self.renderer(config.data.truncation), RunFolder.of(config)
         report = examples.prepare(config, at, renderer, HIDDEN_SIZE, processes)
         return Prepared(config, at, report, renderer)
 
