@@ -1,6 +1,7 @@
 """A source's rows -> its parts, tokenised by worker processes; parts that are there are kept."""
 
 import os
+import signal
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -77,6 +78,7 @@ def _in_processes(
 def _start_worker(tokeniser: Tokeniser) -> None:
     global _tokeniser
     _tokeniser = tokeniser
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback
     Thread(target=_end_with_parent, daemon=True).start()
 
 
