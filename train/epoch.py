@@ -86,7 +86,7 @@ class Epochs:
 
     @property
     def digest(self) -> str:
-        """A hash of all that decides what is learnt when."""
+        """A hash of all that decides what of the store is learnt when, and which words ask."""
         return self._planned[1]
 
     def num_micro_steps(self, world: int) -> int:

@@ -4,7 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -42,8 +42,9 @@ class Prepared:
     def rejects(self):
         return read_jsonl(self.folder.rejected)
 
-    def epochs(self):
-        return Epochs(self.store, self.config, HIDDEN_SIZE)
+    def epochs(self, **training):
+        config = replace(self.config, train=replace(self.config.train, **training))
+        return Epochs(self.store, config, HIDDEN_SIZE)
 
     def pieces(self, epoch=0):
         """Of each piece of an epoch, each branch's (id, prompt, target), as token ids."""
@@ -88,15 +89,13 @@ class Preparations:
         file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         return file
 
-    def settings(self, folder, rows=None, *, source=None, training=None, model=None, **data):
+    def settings(self, folder, rows=None, *, source=None, training=None, model="", seed=0, **data):
         """Of a run in a folder. `rows` are its training data; without them give `data.train`."""
         if rows is not None:
             file = self.write(folder / "rows.jsonl", rows)
             data["train"] = {"path": str(file), **(source or {})}
-        values = {"name": "run", "runs": str(folder), "data": data, "train": training or {}}
-        if model is not None:
-            values["model"] = {"path": str(model)}
-        return check(values, "run.toml")
+        values = {"name": "run", "runs": str(folder), "seed": seed, "model": {"path": str(model)}}
+        return check({**values, "data": data, "train": training or {}}, "run.toml")
 
     def renderer(self, rule="head"):
         if rule not in self._renderers:
