@@ -15,8 +15,11 @@ _PERCENTILES = (5, 50, 95, 99, 100)
 _WORLDS = (2, 8, 64)  # ranks that the modelled imbalance is told for
 
 
-def describe(store: TokenStore) -> dict[str, Any]:
-    """Counts and lengths of a store, in tokens; a prompt's by its longest paraphrase."""
+def describe(store: TokenStore, sources: list[dict[str, Any]]) -> dict[str, Any]:
+    """Counts and lengths of a store, in tokens; a prompt's by its longest paraphrase.
+
+    `sources` are what the report has of each so far.
+    """
     template = store.template
     paraphrase = np.array([max(len(b) + len(a) for b, a in way) for way in template.ways])
     asked = paraphrase[store.way] + store.question_tokens
@@ -32,19 +35,22 @@ def describe(store: TokenStore) -> dict[str, Any]:
         "tokens": int((prompts + targets).sum()),
         "supervised_tokens": int(targets.sum()),
         "supervised_share": round(float(targets.sum() / (prompts + targets).sum()), 4),
-        "documents_cut": int((cut > 0).sum()),
-        "document_tokens_cut": int(cut.sum()),
-        "cut_by_source": {
-            str(source): {"documents": int((cut[of] > 0).sum()), "tokens": int(cut[of].sum())}
-            for source in np.unique(store.source)
-            if (cut[of := store.source == source] > 0).any()
-        },
+        **_cuts(cut),
+        "sources": [
+            {**source, **_cuts(cut[store.source == number])}
+            for number, source in enumerate(sources)
+        ],
         "lengths": {
             "document": percentiles(store.document_tokens),
             "prompt": percentiles(prompts),
             "target": percentiles(targets),
         },
     }
+
+
+def _cuts(cut: NDArray[Any]) -> dict[str, int]:
+    """`cut` are the tokens that are left out of each document."""
+    return {"documents_cut": int((cut > 0).sum()), "document_tokens_cut": int(cut.sum())}
 
 
 def percentiles(lengths: NDArray[Any]) -> dict[str, int]:
@@ -88,34 +94,43 @@ def summary(report: dict[str, Any]) -> str:
     """The report as lines of text."""
     lines = []
     for split, counts in report["splits"].items():
-        by_reason = ", ".join(f"{n} x {why}" for why, n in counts["rejected_by_reason"].items())
-        rejected = f"{counts['rejected']} rejected" + (f" ({by_reason})" if by_reason else "")
-        lines.append(f"{split}: {counts['read']} read, {counts['kept']} kept, {rejected}")
-        if "examples" not in counts:
-            continue
-        lines.append(
-            f"  {counts['examples']} documents with {counts['targets']} targets, "
-            f"{counts['tokens']:,} tokens, {counts['supervised_share']:.1%} supervised"
-        )
-        for name, values in counts["lengths"].items():
-            shown = ", ".join(f"{key} {value:,}" for key, value in values.items())
-            lines.append(f"  {name + ' tokens:':<17} {shown}")
-        if counts["documents_cut"]:
+        lines.append(f"{split}: {_rows(counts)}")
+        if "examples" in counts:
             lines.append(
-                f"  {counts['documents_cut']} documents cut, {counts['document_tokens_cut']:,} "
-                "tokens left out"
+                f"  {counts['examples']} documents with {counts['targets']} targets, "
+                f"{counts['tokens']:,} tokens, {counts['supervised_share']:.1%} supervised"
             )
+            for name, values in counts["lengths"].items():
+                shown = ", ".join(f"{key} {value:,}" for key, value in values.items())
+                lines.append(f"  {name + ' tokens:':<17} {shown}")
+        if len(counts["sources"]) > 1:
+            lines += [f"  {source['path']}: {_rows(source)}" for source in counts["sources"]]
     for pair, count in report["leakage"].items():
         if count:
             lines.append(
                 f"leakage: {count} documents stand both in {' and '.join(pair.split('/'))}"
             )
-    if plan := report.get("plan"):
-        waiting = ", ".join(f"{share:.2%} on {ranks}" for ranks, share in plan["imbalance"].items())
-        saved = plan["tokens_without_sharing"] / plan["tokens"]
-        lines.append(
-            f"plan: {plan['steps_per_epoch']:,} steps an epoch, {plan['bins']:,} bins "
-            f"{plan['efficiency']:.1%} full; modelled waiting {waiting}; sharing documents feeds "
-            f"{saved:.2f} times fewer tokens"
-        )
+    plan = report["plan"]
+    waiting = ", ".join(f"{share:.2%} on {ranks}" for ranks, share in plan["imbalance"].items())
+    saved = plan["tokens_without_sharing"] / plan["tokens"]
+    lines.append(
+        f"plan: {plan['steps_per_epoch']:,} steps an epoch, {plan['bins']:,} bins "
+        f"{plan['efficiency']:.1%} full; "
+        + (f"modelled waiting {waiting}; " if waiting else "")
+        + f"sharing documents feeds {saved:.2f} times fewer tokens"
+    )
     return "\n".join(lines)
+
+
+def _rows(counts: dict[str, Any]) -> str:
+    """What became of rows and documents, of a split or a source."""
+    by_reason = ", ".join(f"{n} x {why}" for why, n in counts["rejected_by_reason"].items())
+    said = f"{counts['read']} read, {counts['kept']} kept, {counts['rejected']} rejected"
+    if by_reason:
+        said += f" ({by_reason})"
+    if counts.get("documents_cut"):
+        said += (
+            f"; {counts['documents_cut']} documents cut, {counts['document_tokens_cut']:,} tokens "
+            "left out"
+        )
+    return said

@@ -11,17 +11,19 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sumzero.config import RunConfig
+from sumzero.errors import ConfigError
 from sumzero.instructions import sample
 from sumzero.train.packing import IntArray, Pieces, Plan, make_plan
 from sumzero.train.store import TokenStore
 
-_DRAWS = 1 << 20  # of a fractional weight
+_LOTS = 1 << 32  # as many as `sample` can tell apart
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,10 @@ class Epoch:
 
 
 class Epochs:
-    """All epochs of a run. A global step lies in one of them; epochs differ a little in length."""
+    """All epochs of a run. A global step lies in one of them; epochs differ a little in length.
+
+    Raises ConfigError, once an epoch is asked for, where weights leave nothing in it.
+    """
 
     def __init__(self, store: TokenStore, config: RunConfig, hidden_size: int) -> None:
         self.store = store
@@ -59,14 +64,17 @@ class Epochs:
     @cached_property
     def _planned(self) -> tuple[list[int], str]:
         """The global step after each epoch, and a hash of all plans."""
-        count, most = self._config.train.epochs, self._config.train.max_steps or math.inf
+        count = Fraction(str(self._config.train.epochs))  # 0.1 of 10 steps is one, not two
+        most = self._config.train.max_steps or math.inf
         ends: list[int] = []
         digest = hashlib.sha256()
         for number in range(math.ceil(count)):
-            plan = self.epoch(number).plan
-            digest.update(plan.digest.encode())
-            share = min(1.0, count - number)
-            ends.append((ends[-1] if ends else 0) + math.ceil(share * plan.num_steps))
+            epoch = self.epoch(number)
+            digest.update(epoch.plan.digest.encode())
+            for array in (epoch.layout.begin, epoch.layout.end, epoch.layout.paraphrase):
+                digest.update(np.ascontiguousarray(array).data)
+            share = min(Fraction(1), count - number)
+            ends.append((ends[-1] if ends else 0) + math.ceil(share * epoch.plan.num_steps))
             if ends[-1] >= most:
                 break
         return ends, digest.hexdigest()
@@ -78,7 +86,7 @@ class Epochs:
 
     @property
     def digest(self) -> str:
-        """A hash of all that decides what is learnt when."""
+        """A hash of all that decides what of the store is learnt when, and which words ask."""
         return self._planned[1]
 
     def num_micro_steps(self, world: int) -> int:
@@ -90,6 +98,10 @@ class Epochs:
         if number not in self._recent:
             data, train = self._config.data, self._config.train
             layout = self._layout(number, share=data.share_documents)
+            if not len(layout.pieces):
+                raise ConfigError(
+                    f"data.train: epoch {number} has no example; give its sources more weight"
+                )
             plan = make_plan(
                 layout.pieces,
                 limit=data.max_length,
@@ -141,7 +153,7 @@ def lay_out(
 
     An example is one piece with all its branches, or several that repeat the document where it is
     longer than `limit` tokens or nothing is to be shared. `weights` are of the sources; `by_target`
-    says what the loss counts. Raises ValueError where a branch alone is longer than `limit`.
+    says what the loss counts. A branch alone is a piece even where it is longer than `limit`.
     """
     template = store.template
     counts = np.array([len(ways) for ways in template.ways])
@@ -219,10 +231,17 @@ def _split(
 def _repeats(
     store: TokenStore, weights: Sequence[float], seed: int, epoch: int
 ) -> NDArray[np.int64]:
-    """How often the epoch sees each example: the whole part of its source's weight, or one more."""
-    weight = np.array(weights)[store.source]
-    whole = np.floor(weight)
-    keys = store.key[store.offsets[:-1]]
+    """How often the epoch sees each example: the whole part of its source's weight, or one more.
+
+    Of a source's examples as many are seen once more as the weight's fraction says, by lot.
+    """
     # Another seed than that of the paraphrases: the two must not go together.
-    draw = sample(np.full(len(keys), _DRAWS), seed + 1, keys, epoch) / _DRAWS
-    return np.asarray(whole + (draw < weight - whole), dtype=np.int64)
+    lot = sample(_LOTS, seed + 1, store.key[store.offsets[:-1]], epoch)
+    repeats = np.zeros(len(store), dtype=np.int64)
+    for source, weight in enumerate(weights):
+        members = np.flatnonzero(store.source == source)
+        fraction, whole = math.modf(weight)
+        repeats[members] = whole
+        drawn = np.argsort(lot[members], kind="stable")[: round(fraction * len(members))]
+        repeats[members[drawn]] += 1
+    return repeats

@@ -12,27 +12,22 @@ import json
 import os
 import shutil
 from array import array
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import asdict
-from itertools import chain, islice
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from sumzero.config import Data, RunConfig, Source
 from sumzero.errors import DataError, RunError
-from sumzero.formats import Block
-from sumzero.instructions import instruction_set
-from sumzero.log import logger, progress
+from sumzero.instructions import bundled_languages, instruction_set
+from sumzero.log import logger
 from sumzero.prompt import PromptRenderer
-from sumzero.readers import blocks, digest
-from sumzero.records import Reject, read
+from sumzero.readers import digest
+from sumzero.records import Reject, first_of_each_id
 from sumzero.runfile import as_dict
 from sumzero.runfolder import RunFolder, atomic_file, read_json, write_json
 from sumzero.train.data_report import describe, describe_plan, leakage
@@ -41,12 +36,11 @@ from sumzero.train.joins import Parts, examples, join, number_ways, repeats
 from sumzero.train.parts import Tokeniser, Ways, hash_of
 from sumzero.train.store import SCHEMA, Template, TokenStore
 from sumzero.train.tally import Tally
+from sumzero.train.workers import tokenise
 
-_BLOCKS = 4  # of a part
 _FORMAT = 2  # of the stores
 _SPLITS = ("train", "validation", "test")
 _LATER = ("share_documents",)  # settings that no store depends on
-_tokeniser: Tokeniser  # of a worker process
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
@@ -95,40 +89,37 @@ def prepare(
     """Builds the stores of the train and validation splits and `data_report.json`.
 
     `hidden_size` is the model's, for the plan that the report tells of. `processes` tokenise; by
-    default one a core. The test split is read too, so that its faults show
-    before training. Raises DataError where a source has no usable row; nothing then replaces an
-    earlier store.
+    default one a core. The test split is read too, and the smaller splits before the training data,
+    so that their faults show early. Raises DataError where a source has no usable row; nothing then
+    replaces an earlier store.
     """
     data = config.data
     if not data.train:
         raise DataError("data.train: no training data; set data.train.path")
     folder.data.mkdir(parents=True, exist_ok=True)
-    before: dict[str, Any] = {}
-    if folder.data_report.is_file():
-        before = read_json(folder.data_report, "sumzero prepare")["splits"]
-    splits: dict[str, Any] = {}
-    for split in _SPLITS:
-        sources: tuple[Source, ...] = getattr(data, split)
-        if not sources:
-            continue
-        digest_ = _digest(data, sources, renderer)
-        files = [_rejects_file(folder, split), _result_file(folder, split)]
-        if before.get(split, {}).get("digest") == digest_ and all(f.is_file() for f in files):
+    digests = {
+        split: _digest(data, getattr(data, split), renderer)
+        for split in _SPLITS
+        if getattr(data, split)
+    }
+    for split, digest_ in reversed(digests.items()):
+        if _counts(folder, split).get("digest") == digest_:
             logger.info("%s data is prepared already", split)
-            splits[split] = before[split]
             continue
         folder.data_report.unlink(missing_ok=True)  # what follows is not what it speaks of
         tally = Tally()
         if split == "test":
-            _read_through(sources, folder, tally)
+            _read_through(data.test, folder, tally)
         else:
             workers = processes or len(os.sched_getaffinity(0))
-            _build(split, sources, data, folder, renderer, tally, digest_, workers)
-        splits[split] = {"digest": digest_, **tally.summary()}
-    report = {"settings": settings_of(config), "splits": splits}
+            _build(split, data, folder, renderer, tally, digest_, workers)
+        write_json(_counts_file(folder, split), {"digest": digest_, **tally.summary()})
+        shutil.rmtree(_work(folder, split), ignore_errors=True)
+    splits = {split: _counts(folder, split) for split in digests}
+    report: dict[str, Any] = {"settings": settings_of(config), "splits": splits}
     stores = {split: TokenStore(store_file(folder, split)) for split in splits if split != "test"}
     for split, store in stores.items():
-        splits[split].update(describe(store))
+        splits[split] |= describe(store, splits[split]["sources"])
     hashes = {split: store.hash for split, store in stores.items()}
     if "test" in splits:
         hashes["test"] = np.load(_result_file(folder, "test"))
@@ -151,25 +142,50 @@ def _result_file(folder: RunFolder, split: str) -> Path:
     return folder.data / "test.hashes.npy" if split == "test" else store_file(folder, split)
 
 
+def _counts_file(folder: RunFolder, split: str) -> Path:
+    """The digest and counts of a split; written last, it says that the split is prepared."""
+    return folder.data / f"{split}.json"
+
+
+def _counts(folder: RunFolder, split: str) -> dict[str, Any]:
+    """What `_counts_file` holds; nothing where the split is not prepared, or it is damaged."""
+    found: dict[str, Any] = {}
+    if all(file(folder, split).is_file() for file in (_rejects_file, _result_file)):
+        with suppress(RunError):
+            found = read_json(_counts_file(folder, split), "sumzero prepare RUN.toml")
+    return found
+
+
+def _work(folder: RunFolder, split: str) -> Path:
+    """Where the parts of a split lie until its store is whole."""
+    return folder.data / f"{split}.parts"
+
+
 def _read_through(sources: tuple[Source, ...], folder: RunFolder, tally: Tally) -> None:
     """Reads the test split: its rejects, and hashes of its documents."""
     hashes = []
+    source_of: dict[str, Source] = {}
     with atomic_file(_rejects_file(folder, "test")) as out:
         for source in sources:
             found = array("Q")
-            for row in read(source, need_targets=True):
+            for row in first_of_each_id(source, need_targets=True, seen=set()):
                 if isinstance(row, Reject):
                     tally.reject([row], out)
+                elif source_of.setdefault(row.id, source) is not source:
+                    raise DataError(
+                        f"{source.path}:{row.line}: id {row.id!r} is also in "
+                        f"{source_of[row.id].path}; results are told apart by it"
+                    )
                 else:
                     found.append(hash_of(row.document))
             tally.close(source, len(found))
             hashes.append(np.frombuffer(found, dtype=np.uint64))
+        _counts_file(folder, "test").unlink(missing_ok=True)
     np.save(_result_file(folder, "test"), np.concatenate(hashes))
 
 
 def _build(
     split: str,
-    sources: tuple[Source, ...],
     data: Data,
     folder: RunFolder,
     renderer: PromptRenderer,
@@ -178,90 +194,36 @@ def _build(
     processes: int,
 ) -> None:
     """Tokenises and joins the sources of a split into its store."""
-    work = folder.data / f"{split}.parts" / digest_[:16]
+    work = _work(folder, split) / digest_[:16]
     for stale in work.parent.glob("*"):
         if stale != work:
             shutil.rmtree(stale)
-    parts = []
-    for number, source in enumerate(sources):
-        instruction_set(source, data, source.language)  # its faults are not the rows'
-        here = work / str(number)
-        here.mkdir(parents=True, exist_ok=True)
-        tokeniser = Tokeniser(source, data, renderer)
-        parts.append(Parts(list(_tokenised(tokeniser, here, split, processes))))
+    parts: list[Parts] = []
+    kept: list[NDArray[np.bool_]] = []
+    with atomic_file(_rejects_file(folder, split)) as rejected:
+        for number, source in enumerate(getattr(data, split)):
+            tokeniser = Tokeniser(source, data, renderer)
+            of_source = Parts(tokenise(tokeniser, work / str(number), split, processes))
+            tally.reject(of_source.rejects(), rejected)
+            kept.append(np.ones(len(of_source), dtype=np.bool_))
+            for row, reject in repeats(of_source, duplicates=data.duplicates == "drop"):
+                kept[-1][row] = False
+                tally.reject([reject], rejected)
+            tally.close(source, int(kept[-1].sum()))
+            parts.append(of_source)
+        _counts_file(folder, split).unlink(missing_ok=True)
     ways = number_ways(parts)
     store = store_file(folder, split)
     partial = store.with_suffix(".partial")
     schema = SCHEMA.with_metadata({"template": _template(renderer, ways).to_json()})
     try:
-        with (
-            atomic_file(_rejects_file(folder, split)) as rejected,
-            pa.OSFile(str(partial), "wb") as sink,
-            pa.ipc.new_stream(sink, schema) as out,
-        ):
-            for number, (source, of_source) in enumerate(zip(sources, parts, strict=True)):
-                kept = np.ones(len(of_source), dtype=np.bool_)
-                tally.reject(of_source.rejects(), rejected)
-                for row, reject in repeats(of_source, duplicates=data.duplicates == "drop"):
-                    kept[row] = False
-                    tally.reject([reject], rejected)
-                tally.close(source, int(kept.sum()))
-                for batch in examples(of_source, join(of_source, kept), number, ways):
+        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_stream(sink, schema) as out:
+            for number, (of_source, rows) in enumerate(zip(parts, kept, strict=True)):
+                for batch in examples(of_source, join(of_source, rows), number, ways):
                     out.write_batch(batch)
         partial.replace(store)
     finally:
         partial.unlink(missing_ok=True)
-    del parts
-    shutil.rmtree(work.parent)
-
-
-def _tokenised(tokeniser: Tokeniser, work: Path, split: str, processes: int) -> Iterator[Path]:
-    """The files of a source's parts, in order, as they are made; those there already are kept."""
-    pieces = iter(blocks(tokeniser.source))
-    groups = iter(lambda: list(islice(pieces, _BLOCKS)), [])
-    jobs = ((group, work / f"{number:07}.part") for number, group in enumerate(groups))
-    with progress(iter(()), f"tokenising {split}", unit=" blocks") as bar:
-        first = list(islice(jobs, 2))
-        if len(first) < 2 or processes == 1:  # not worth a process
-            for group, file in chain(first, jobs):
-                if not file.is_file():
-                    tokeniser(group, file)
-                bar.update(len(group))
-                yield file
-            return
-        try:
-            with ProcessPoolExecutor(
-                processes, get_context("spawn"), _set_tokeniser, (tokeniser,)
-            ) as pool:
-                pending: deque[tuple[Future[None] | None, int, Path]] = deque()
-                for group, file in chain(first, jobs):
-                    made = None if file.is_file() else pool.submit(_tokenise, group, file)
-                    pending.append((made, len(group), file))
-                    while len(pending) > 2 * processes or (pending and pending[0][0] is None):
-                        yield _done(*pending.popleft(), bar)
-                while pending:
-                    yield _done(*pending.popleft(), bar)
-        except BrokenProcessPool:
-            raise RunError(
-                "a process that tokenised was killed, perhaps for want of memory; run `sumzero "
-                "prepare` again with fewer --processes: it goes on from what is done"
-            ) from None
-
-
-def _done(made: Future[None] | None, num_blocks: int, file: Path, bar: Any) -> Path:
-    if made is not None:
-        made.result()
-    bar.update(num_blocks)
-    return file
-
-
-def _set_tokeniser(tokeniser: Tokeniser) -> None:
-    global _tokeniser
-    _tokeniser = tokeniser
-
-
-def _tokenise(group: list[Block], file: Path) -> None:
-    _tokeniser(group, file)
 
 
 def _template(renderer: PromptRenderer, ways: dict[Ways, int]) -> Template:
@@ -274,12 +236,19 @@ def _template(renderer: PromptRenderer, ways: dict[Ways, int]) -> Template:
 
 
 def _digest(data: Data, sources: tuple[Source, ...], renderer: PromptRenderer) -> str:
-    """A hash of all that a split's store depends on. Raises DataError where a file is missing."""
+    """A hash of all that a split's store depends on.
+
+    Raises DataError where a file is missing, ConfigError where a source cannot be asked for.
+    """
     state = hashlib.sha256(json.dumps([_FORMAT, _of_data(data)]).encode())
     for source in sources:
-        asked = asdict(instruction_set(source, data, source.language))
+        languages = [source.language]
+        if source.language_column is not None:
+            languages += bundled_languages(source.task)
+        asked = [asdict(instruction_set(source, data, language)) for language in languages]
         state.update(json.dumps([_of_source(source), asked]).encode())
         state.update(digest(source).encode())
-    state.update(json.dumps([renderer.head_ids, renderer.tail_ids, renderer.end_ids]).encode())
+    around = [renderer.head_ids, renderer.tail_ids, renderer.encode_targets(["."])]
+    state.update(json.dumps(around).encode())
     state.update(renderer.tokenizer.backend_tokenizer.to_str().encode())
     return state.hexdigest()

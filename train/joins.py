@@ -6,8 +6,8 @@ same is then compared. A joined example stands where the first of its rows stood
 
 import json
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sumzero.records import Reject
+from sumzero.train.parts import SCHEMA as PART
 from sumzero.train.parts import Ways
 from sumzero.train.store import SCHEMA
 
 Rows = NDArray[np.int64]  # numbers of rows, counted over all parts of a source
-_AT_ONCE = 2048  # rows that are compared or written
+Contents = Callable[[Rows], Any]  # a table or column of what some rows hold
+_WRITTEN, _COMPARED = 2048, 256  # rows at once
 _OPEN = 32  # parts that are mapped at once
 
 
@@ -50,7 +52,9 @@ class Parts:
 
     def column(self, name: str) -> NDArray[Any]:
         """A column of numbers, of all rows."""
-        return np.concatenate([self._table(i)[name].to_numpy() for i in range(len(self._files))])
+        none = np.empty(0, PART.field(name).type.to_pandas_dtype())
+        tables = (self._table(index) for index in range(len(self._files)))
+        return np.concatenate([none, *(table[name].to_numpy() for table in tables)])
 
     def ways(self) -> list[list[Ways]]:
         """The list of ways of each part."""
@@ -95,21 +99,26 @@ class Families:
 
 
 def repeats(parts: Parts, *, duplicates: bool) -> Iterator[tuple[int, Reject]]:
-    """Rows that have another row's id, or with `duplicates` its whole content, and why."""
-    seen = np.zeros(len(parts), dtype=np.bool_)
-    for _, later in _equal(parts, "key", ["id"]):
-        seen[later] = True
-        (row,) = parts.take(np.array([later]), ["file", "line", "id"]).to_pylist()
-        reason = f"duplicate id {row['id']!r}"
-        yield later, Reject(row["file"], row["line"], reason, row["id"])
-    if not duplicates:
-        return
-    for earlier, later in _equal(parts, "row", ["hash", "document_tokens", "question", "targets"]):
-        if not seen[later]:
-            names = ["file", "line", "id"]
-            first, row = parts.take(np.array([earlier, later]), names).to_pylist()
-            reason = f"duplicate row: the same as that of id {first['id']!r}"
-            yield later, Reject(row["file"], row["line"], reason, row["id"])
+    """Rows that have an earlier row's id, or with `duplicates` its whole content, and why.
+
+    A row that is refused for its id is no earlier row to the content of others.
+    """
+
+    def ids(rows: Rows) -> Any:
+        return parts.take(rows, ["id"])
+
+    def contents(rows: Rows) -> Any:
+        table = parts.take(rows, ["document_tokens", "question", "targets"])
+        return table.append_column("document", parts.documents(rows))
+
+    kept = np.ones(len(parts), dtype=np.bool_)
+    for row, _, reject in _equal(parts, "key", ids, kept):
+        kept[row] = False
+        yield row, replace(reject, reason=f"duplicate id {reject.id!r}")
+    if duplicates:
+        for row, first, reject in _equal(parts, "row", contents, kept):
+            reason = f"duplicate row: the same as that of id {first!r}"
+            yield row, replace(reject, reason=reason)
 
 
 def join(parts: Parts, kept: NDArray[np.bool_]) -> Families:
@@ -121,11 +130,8 @@ def join(parts: Parts, kept: NDArray[np.bool_]) -> Families:
     hashes = hashes[rows]
     fresh[1:] = hashes[1:] != hashes[:-1]
     del hashes
-    # Within a part equal documents were found by their text.
-    doubtful = np.flatnonzero(~fresh & (np.diff(parts.part_of(rows), prepend=0) != 0))
-    for at in doubtful.tolist():
-        before, after = (parts.documents(rows[i : i + 1]) for i in (at - 1, at))
-        fresh[at] = not before.equals(after)
+    again = np.flatnonzero(~fresh)
+    fresh[again] = ~_same(rows[again - 1], rows[again], parts.documents)
     first = rows[np.flatnonzero(fresh)][np.cumsum(fresh) - 1]
     by_first = np.argsort(first, kind="stable")
     rows, first = rows[by_first], first[by_first]
@@ -151,7 +157,7 @@ def examples(
     begins = np.cumsum([0, *map(len, lists)])
     choices = np.array([len(way) for way in ways])
     num_families = len(families.starts) - 1
-    cuts = [*range(0, num_families, _AT_ONCE), num_families]
+    cuts = [*range(0, num_families, _WRITTEN), num_families]
     for begin, end in pairwise(cuts):
         starts = families.starts[begin : end + 1]
         rows = families.rows[starts[0] : starts[-1]]
@@ -210,17 +216,40 @@ def _batch(
     )
 
 
-def _equal(parts: Parts, name: str, names: list[str]) -> Iterator[tuple[int, int]]:
-    """(earlier, later) rows whose hashes `name` are equal, and so are the columns `names`."""
+def _equal(
+    parts: Parts, name: str, contents: Contents, kept: NDArray[np.bool_]
+) -> Iterator[tuple[int, str, Reject]]:
+    """Rows that are kept whose hash `name` and contents are those of an earlier one.
+
+    Each with the id of the first of them, and a Reject that has no reason yet.
+    """
     hashes = parts.column(name)
     rows = np.argsort(hashes, kind="stable")
+    rows = rows[kept[rows]]
     hashes = hashes[rows]
     at = np.flatnonzero(hashes[1:] == hashes[:-1])
+    del hashes
     earlier, later = rows[at], rows[at + 1]
-    del hashes, rows
-    for begin in range(0, len(at), _AT_ONCE):
-        pairs = earlier[begin : begin + _AT_ONCE], later[begin : begin + _AT_ONCE]
-        one, other = (parts.take(rows, names) for rows in pairs)
-        for index, (before, after) in enumerate(zip(*(x.tolist() for x in pairs), strict=True)):
-            if one.slice(index, 1).equals(other.slice(index, 1)):
-                yield before, after
+    del rows
+    is_same = _same(earlier, later, contents)
+    earlier, later = earlier[is_same], later[is_same]
+    opens = np.ones(len(later), dtype=np.bool_)  # a run of rows that are all the same
+    opens[1:] = earlier[1:] != later[:-1]
+    first = earlier[np.flatnonzero(opens)][np.cumsum(opens) - 1]
+    for begin in range(0, len(later), _COMPARED):
+        some = slice(begin, begin + _COMPARED)
+        firsts: list[Any] = parts.take(first[some], ["id"])["id"].to_pylist()
+        found = parts.take(later[some], ["file", "line", "id"]).to_pylist()
+        for row, id_, values in zip(later[some].tolist(), firsts, found, strict=True):
+            yield row, id_, Reject(**values, reason="")
+
+
+def _same(rows: Rows, others: Rows, contents: Contents) -> NDArray[np.bool_]:
+    """Whether contents are the same, pair by pair."""
+    found = np.zeros(len(rows), dtype=np.bool_)
+    for begin in range(0, len(rows), _COMPARED):
+        some = slice(begin, begin + _COMPARED)
+        one, other = contents(rows[some]), contents(others[some])
+        for index in range(len(one)):
+            found[begin + index] = one.slice(index, 1).equals(other.slice(index, 1))
+    return found

@@ -112,7 +112,8 @@ class Tokeniser:
                 continue
             first = row_of.setdefault(record.document, len(rows))
             hash_ = hash_of(record.document)
-            content = hash_of(str(hash_), record.instruction or "", *ask.targets)
+            about = (str(hash_), record.language, record.instruction or "")
+            content = hash_of(*about, *ask.targets)
             keep = self.renderer.truncation.keep
             rows.append(
                 (
@@ -129,20 +130,20 @@ class Tokeniser:
 
     def _asked(self, record: Record) -> "_Asked":
         """What is asked of a record, and the texts that answer it."""
+        targets = record.targets
+        if record.instruction is not None and self.source.task != "answer":
+            return _Asked(targets, (VERBATIM,) * len(targets), record.instruction)
         if record.language not in self._sets:
             try:
                 found = instruction_set(self.source, self.data, record.language)
             except ConfigError as error:
-                return _Asked(reason=str(error))
+                told = "; ".join(error.problems)
+                return _Asked(reason=f"no instructions for language {record.language!r}: {told}")
             self._sets[record.language] = found
         asks = self._sets[record.language]
-        targets = record.targets
         if not targets:
-            if asks.unanswerable is None:
-                return _Asked(reason="no answer, and the instruction set has no `unanswerable`")
+            assert asks.unanswerable, "only a question may have no target"
             targets = (asks.unanswerable,)
-        if record.instruction is not None and self.source.task != "answer":
-            return _Asked(targets, (VERBATIM,) * len(targets), record.instruction)
         ways = tuple(
             asks.ways(
                 target,
@@ -170,6 +171,11 @@ class Tokeniser:
     def _misfit(self, document: int, fixed: int, target: int) -> str | None:
         """Why a row cannot be laid out; lengths in tokens."""
         budget = self._limit(target) - fixed
+        if self.data.max_prompt is not None and fixed >= self.data.max_prompt:
+            return (
+                f"instruction too long: {fixed} tokens of template and instruction leave no room "
+                f"for the document in data.max_prompt = {self.data.max_prompt}"
+            )
         if budget < 1:
             return (
                 f"target too long: {target} tokens, with {fixed} of template and instruction, "

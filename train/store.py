@@ -75,10 +75,16 @@ class TokenStore:
     def __init__(self, file: Path) -> None:
         if not file.is_file():
             raise RunError(f"{file} is missing; run `sumzero prepare RUN.toml` first")
-        self._rows = Dataset.from_file(str(file)).with_format("arrow")
+        try:
+            with pa.memory_map(str(file)) as content:  # datasets keeps no metadata but its own
+                metadata = pa.ipc.open_stream(content).schema.metadata
+            self._rows = Dataset.from_file(str(file)).with_format("arrow")
+        except pa.ArrowException as error:
+            told = " ".join(str(error).split())[:200]
+            raise RunError(
+                f"{file}: damaged ({told}); remove it and run `sumzero prepare RUN.toml`"
+            ) from None
         table = self._rows.data.table
-        with pa.memory_map(str(file)) as content:  # datasets keeps no metadata but its own
-            metadata = pa.ipc.open_stream(content).schema.metadata
         self.template = Template(*json.loads(metadata[b"template"]))
         self.truncation = Truncation(self.template.truncation)
         self.source, self.hash, self.kept, self.document_tokens, self.alike = (

@@ -38,7 +38,7 @@ class Tally:
         self._first, self._reasons = None, Counter()
         said = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common())
         if not kept and first is None:
-            raise DataError(f"{source.path}: no records: the file is empty")
+            raise DataError(f"{source.path}: has no rows")
         if not kept and first is not None:
             raise DataError(
                 f"{first.file}:{first.line}: {first.reason}; no row of {source.path} can be used "
@@ -47,9 +47,9 @@ class Tally:
         rejected = reasons.total()
         if rejected > _SHOWN:
             logger.warning("%s: %d rows rejected: %s", source.path, rejected, said)
-        self._sources.append(
-            {"path": source.path, "read": kept + rejected, "kept": kept, "rejected": rejected}
-        )
+        counts = {"read": kept + rejected, "kept": kept, "rejected": rejected}
+        by_reason = dict(reasons.most_common())
+        self._sources.append({"path": source.path, **counts, "rejected_by_reason": by_reason})
         self._all_reasons += reasons
 
     def summary(self) -> dict[str, Any]:

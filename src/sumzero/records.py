@@ -91,17 +91,21 @@ def read_all(sources: Sequence[Source], *, need_targets: bool) -> tuple[list[Rec
     rejected: list[Reject] = []
     for source in sources:
         rejects = Rejects()
-        kept = list(rejects.sift(_first_of_each_id(source, need_targets, seen)))
+        kept = list(rejects.sift(first_of_each_id(source, need_targets=need_targets, seen=seen)))
         rejects.finish(source, len(kept))
         records += kept
         rejected += rejects.rows
     return records, rejected
 
 
-def _first_of_each_id(
-    source: Source, need_targets: bool, seen: set[str]
+def first_of_each_id(
+    source: Source, *, need_targets: bool, seen: set[str]
 ) -> Iterator[Record | Reject]:
-    """A rejected row claims its id too: with and without targets, a record is the same one."""
+    """A Record or a Reject for every row of the source; rejected is what has an id in `seen`.
+
+    `seen` grows by all ids. A rejected row claims its id too: with and without targets, a record is
+    the same one. Raises DataError and ConfigError as `readers.blocks` does.
+    """
     for block in readers.blocks(source):
         for row in read_block(block, source, need_targets=need_targets):
             if row.id is not None and row.id in seen:
