@@ -303,3 +303,10 @@ def test_each_target_has_its_own_number_of_ways():
 def test_counting_keys_are_mixed_as_well_as_hashes():
     counts = np.bincount(sample(4, 0, np.arange(4000, dtype=np.uint64), 1), minlength=4)
     assert (abs(counts - 1000) < 120).all()
+
+
+@pytest.mark.parametrize(
+    "language", ["\u8bed" * 200, "../summarize_en", "..", "en/", "", "E" * 5000]
+)
+def test_a_language_of_a_row_names_no_file(language):
+    assert bundled("summarize", language) is None

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from sumzero.config import Data, RunConfig, Source
 from sumzero.errors import DataError, RunError
-from sumzero.instructions import bundled_languages, instruction_set
+from sumzero.instructions import sets_of
 from sumzero.log import logger
 from sumzero.prompt import PromptRenderer
 from sumzero.readers import digest
@@ -41,11 +41,18 @@ from sumzero.train.workers import tokenise
 _FORMAT = 2  # of the stores
 _SPLITS = ("train", "validation", "test")
 _LATER = ("share_documents",)  # settings that no store depends on
+_NOT_OF_DATA = ("model", "model.scratch", "seed", "instructions")
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
-    """What the stores of a run depend on among its settings."""
-    values = _of_data(config.data)
+    """What the stores of a run, and the words that its export will ask with, depend on."""
+    data, model = config.data, config.model
+    values = _of_data(data)
+    sets = [asdict(one) for one in sets_of(data.train + data.validation, data)]
+    values["instructions"] = hashlib.sha256(json.dumps(sets).encode()).hexdigest()
+    values["model"] = {"path": model.path, "revision": model.revision}
+    if model.path == "scratch":
+        values |= {"model.scratch": as_dict(model.scratch), "seed": config.seed}
     for split in ("train", "validation"):
         values[split] = [_of_source(source) for source in getattr(config.data, split)]
     return values
@@ -62,16 +69,22 @@ def _of_source(source: Source) -> dict[str, Any]:
 def check_prepared(config: RunConfig, folder: RunFolder) -> str:
     """The digest of the training data. Raises RunError where they were prepared otherwise."""
     report = read_json(folder.data_report, "sumzero prepare RUN.toml")
+    try:
+        then, digest_ = dict(report["settings"]), str(report["splits"]["train"]["digest"])
+    except (KeyError, TypeError, ValueError):
+        raise RunError(
+            f"{folder.data_report}: not of this version, or damaged; run `sumzero prepare RUN.toml`"
+        ) from None
     now = settings_of(config)
-    changed = [
-        key for key in now | report["settings"] if now.get(key) != report["settings"].get(key)
-    ]
+    changed = [key for key in now | then if now.get(key) != then.get(key)]
     if changed:
-        names = ", ".join(f"data.{key}" for key in sorted(changed))
+        # Other settings bring other instructions: told only where their files alone have changed.
+        named = sorted({*changed} - {"instructions"}) or ["instructions"]
+        names = ", ".join(key if key in _NOT_OF_DATA else f"data.{key}" for key in named)
         raise RunError(
             f"{folder.data}: prepared with other settings ({names}); run `sumzero prepare`"
         )
-    return str(report["splits"]["train"]["digest"])
+    return digest_
 
 
 def store_file(folder: RunFolder, split: str) -> Path:
@@ -122,7 +135,7 @@ def prepare(
         splits[split] |= describe(store, splits[split]["sources"])
     hashes = {split: store.hash for split, store in stores.items()}
     if "test" in splits:
-        hashes["test"] = np.load(_result_file(folder, "test"))
+        hashes["test"] = _test_hashes(_result_file(folder, "test"))
     report["leakage"] = leakage(hashes)
     report["plan"] = describe_plan(Epochs(stores["train"], config, hidden_size))
     with atomic_file(folder.rejected) as out:
@@ -149,11 +162,11 @@ def _counts_file(folder: RunFolder, split: str) -> Path:
 
 def _counts(folder: RunFolder, split: str) -> dict[str, Any]:
     """What `_counts_file` holds; nothing where the split is not prepared, or it is damaged."""
-    found: dict[str, Any] = {}
+    found: Any = {}
     if all(file(folder, split).is_file() for file in (_rejects_file, _result_file)):
         with suppress(RunError):
             found = read_json(_counts_file(folder, split), "sumzero prepare RUN.toml")
-    return found
+    return found if isinstance(found, dict) else {}
 
 
 def _work(folder: RunFolder, split: str) -> Path:
@@ -184,6 +197,14 @@ def _read_through(sources: tuple[Source, ...], folder: RunFolder, tally: Tally) 
     np.save(_result_file(folder, "test"), np.concatenate(hashes))
 
 
+def _test_hashes(file: Path) -> NDArray[np.uint64]:
+    try:
+        found: NDArray[np.uint64] = np.load(file, allow_pickle=False)
+    except (ValueError, EOFError):
+        raise RunError(f"{file}: damaged; remove it and run `sumzero prepare RUN.toml`") from None
+    return found
+
+
 def _build(
     split: str,
     data: Data,
@@ -197,7 +218,7 @@ def _build(
     work = _work(folder, split) / digest_[:16]
     for stale in work.parent.glob("*"):
         if stale != work:
-            shutil.rmtree(stale)
+            shutil.rmtree(stale, ignore_errors=True)
     parts: list[Parts] = []
     kept: list[NDArray[np.bool_]] = []
     with atomic_file(_rejects_file(folder, split)) as rejected:
@@ -242,10 +263,7 @@ def _digest(data: Data, sources: tuple[Source, ...], renderer: PromptRenderer) -
     """
     state = hashlib.sha256(json.dumps([_FORMAT, _of_data(data)]).encode())
     for source in sources:
-        languages = [source.language]
-        if source.language_column is not None:
-            languages += bundled_languages(source.task)
-        asked = [asdict(instruction_set(source, data, language)) for language in languages]
+        asked = [asdict(one) for one in sets_of([source], data)]
         state.update(json.dumps([_of_source(source), asked]).encode())
         state.update(digest(source).encode())
     around = [renderer.head_ids, renderer.tail_ids, renderer.encode_targets(["."])]

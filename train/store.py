@@ -77,15 +77,22 @@ class TokenStore:
             raise RunError(f"{file} is missing; run `sumzero prepare RUN.toml` first")
         try:
             with pa.memory_map(str(file)) as content:  # datasets keeps no metadata but its own
-                metadata = pa.ipc.open_stream(content).schema.metadata
+                schema = pa.ipc.open_stream(content).schema
+            if not schema.equals(SCHEMA) or not schema.metadata:
+                raise ValueError("not a token store of this version")
+            self.template = Template(*json.loads(schema.metadata[b"template"]))
             self._rows = Dataset.from_file(str(file)).with_format("arrow")
-        except pa.ArrowException as error:
+            table = self._rows.data.table
+            table.validate()
+            if not len(table):
+                raise ValueError("it has no rows")
+        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # not of the content
+                raise
             told = " ".join(str(error).split())[:200]
             raise RunError(
                 f"{file}: damaged ({told}); remove it and run `sumzero prepare RUN.toml`"
             ) from None
-        table = self._rows.data.table
-        self.template = Template(*json.loads(metadata[b"template"]))
         self.truncation = Truncation(self.template.truncation)
         self.source, self.hash, self.kept, self.document_tokens, self.alike = (
             table[name].to_numpy()

@@ -19,10 +19,10 @@ from sumzero.errors import ConfigError, RunError
 from sumzero.instructions import (
     QUESTION,
     InstructionSet,
-    bundled_languages,
     instruction_set,
     parse_instructions,
     primary,
+    sets_of,
 )
 from sumzero.loading import load_tokenizer
 from sumzero.log import logger
@@ -93,22 +93,7 @@ class Contract:
 
 def make_contract(renderer: PromptRenderer, data: Data) -> Contract:
     """The contract of a renderer and data settings. Raises ConfigError as `instruction_set`."""
-    return _contract(renderer, data, trained_sets(data))
-
-
-def trained_sets(data: Data) -> list[InstructionSet]:
-    """The sets that the training sources are asked with, each once, in the order of the sources.
-
-    Where rows have languages of their own, the sets of all languages may be met.
-    """
-    found: dict[InstructionSet, None] = {}
-    for source in data.train:
-        languages = [source.language]
-        if source.language_column is not None:
-            languages += bundled_languages(source.task)
-        for language in languages:
-            found[instruction_set(source, data, language)] = None
-    return list(found)
+    return _contract(renderer, data, sets_of(data.train, data))
 
 
 def write_contract(folder: Path, contract: Contract) -> None:

@@ -12,6 +12,7 @@ with the first one. Words in braces are slots:
 import json
 import re
 import tomllib
+from collections.abc import Iterable
 from dataclasses import field
 from functools import lru_cache
 from hashlib import blake2b
@@ -190,12 +191,28 @@ def instruction_set(source: Source, data: Data, language: str) -> InstructionSet
     return parse_instructions(values, "data.instruction")
 
 
+def sets_of(sources: Iterable[Source], data: Data) -> list[InstructionSet]:
+    """The sets that sources are asked with, each once, in the order of the sources.
+
+    Where rows have languages of their own, the sets of all languages may be met. Raises ConfigError
+    as `instruction_set`.
+    """
+    found: dict[InstructionSet, None] = {}
+    for source in sources:
+        languages = [source.language]
+        if source.language_column is not None:
+            languages += bundled_languages(source.task)
+        for language in languages:
+            found[instruction_set(source, data, language)] = None
+    return list(found)
+
+
 def bundled(task: str, language: str) -> InstructionSet | None:
     """SumZero's own set for a task and language; None where it has none."""
+    have = bundled_languages(task)  # a language comes from a row and must not name a file
     for code in (language, primary(language)):
-        file = _FOLDER / f"{task}_{code}.toml"
-        if code.isalnum() and file.is_file():
-            return read_instructions(file)
+        if code in have:
+            return read_instructions(_FOLDER / f"{task}_{code}.toml")
     return None
 
 

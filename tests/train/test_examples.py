@@ -162,6 +162,52 @@ def test_training_needs_the_data_as_the_settings_have_them(prepared, splits, tmp
         check_prepared(prepared.settings(tmp_path, **splits), folder)
 
 
+def test_training_needs_the_model_that_the_data_were_tokenised_for(prepared, splits, tmp_path):
+    run = prepared(folder=tmp_path, **splits, model="scratch")
+    for change, named in (
+        ({"model": "other"}, r"\(model, model\.scratch, seed\)"),
+        ({"model": "scratch", "seed": 1}, r"\(seed\)"),  # its random weights are of the seed
+    ):
+        with pytest.raises(RunError, match=named):
+            check_prepared(prepared.settings(tmp_path, **splits, **change), run.folder)
+    run = prepared(folder=tmp_path, **splits, model="other")
+    check_prepared(prepared.settings(tmp_path, **splits, model="other", seed=1), run.folder)
+
+
+def test_training_and_export_need_the_instructions_that_were_prepared(prepared, splits, tmp_path):
+    file = tmp_path / "mine.toml"
+    asks = 'task = "summarize"\nlanguage = "en"\nparaphrases = ["Sum it up."]\n'
+    file.write_text(asks)
+    splits["train"]["instructions"] = str(file)
+    run = prepared(folder=tmp_path, **splits)
+    check_prepared(run.config, run.folder)
+    file.write_text(asks.replace("up", "all up"))
+    with pytest.raises(RunError, match=r"\(instructions\); run `sumzero prepare`"):
+        check_prepared(run.config, run.folder)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"settings": 1}', '{"settings": {}}', "{"])
+def test_a_damaged_report_is_one_line(prepared, splits, tmp_path, content):
+    run = prepared(folder=tmp_path, **splits)
+    run.folder.data_report.write_text(content)
+    with pytest.raises(RunError, match=r"damaged.*run `sumzero prepare RUN.toml`"):
+        check_prepared(run.config, run.folder)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '"x"', "{", "{}"])
+def test_a_split_whose_counts_are_damaged_is_prepared_again(prepared, splits, tmp_path, content):
+    run = prepared(folder=tmp_path, **splits)
+    (run.folder.data / "train.json").write_text(content)
+    assert prepared(folder=tmp_path, **splits).report == run.report
+
+
+def test_damaged_hashes_of_the_test_split_are_one_line(prepared, splits, tmp_path):
+    file = prepared(folder=tmp_path, **splits).folder.data / "test.hashes.npy"
+    file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(RunError, match=r"test\.hashes\.npy: damaged; remove it and run"):
+        prepared(folder=tmp_path, **splits)
+
+
 def test_ten_thousand_good_and_bad_rows_are_all_accounted_for(prepared, tmp_path):
     logger.setLevel(logging.ERROR)
     good = {"document": "A cat sat on the mat.", "target": ["A cat.", "Sat."], "lang": "en"}

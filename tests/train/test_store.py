@@ -78,3 +78,21 @@ def test_a_damaged_store_is_told_in_one_line(tmp_path, content):
     with pytest.raises(RunError, match=r"train\.arrow: damaged .*sumzero prepare") as error:
         TokenStore(file)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_store_that_was_cut_off_is_told_in_one_line(run, tmp_path, share):
+    whole = store_file(run.folder, "train").read_bytes()
+    file = tmp_path / "train.arrow"
+    file.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(RunError, match=r"train\.arrow: damaged .*sumzero prepare"):
+        TokenStore(file)
+
+
+def test_another_arrow_file_is_no_store(tmp_path):
+    file = tmp_path / "train.arrow"
+    table = pa.table({"a": [1]})
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as out:
+        out.write_table(table)
+    with pytest.raises(RunError, match="damaged .not a token store of this version"):
+        TokenStore(file)
