@@ -9,17 +9,19 @@ from collections.abc import Sequence
 from sumzero.config import RunConfig, Source
 from sumzero.contract import Contract
 from sumzero.errors import DataError
-from sumzero.instructions import QUESTION
+from sumzero.instructions import QUESTION, instruction_set
 from sumzero.prompt import PromptRenderer
 from sumzero.records import Record, read_all
 
 
-def read_test(config: RunConfig) -> tuple[list[Record], list[Source]]:
+def read_test(
+    config: RunConfig, *, need_targets: bool = False
+) -> tuple[list[Record], list[Source]]:
     """The records of all test sources, and each one's source. Raises DataError on a shared id."""
     records: list[Record] = []
     source_of: dict[str, Source] = {}
     for source in config.data.test:
-        for record in read_all((source,), need_targets=False)[0]:
+        for record in read_all((source,), need_targets=need_targets)[0]:
             if record.id in source_of:
                 raise DataError(
                     f"{source.path}:{record.line}: id {record.id!r} is also in "
@@ -48,6 +50,24 @@ def asked_of(
             texts[key] = contract.asked(*key, config.data, config.generate)
         asked.append(texts[key])
     return asked
+
+
+def references(
+    records: Sequence[Record], sources: Sequence[Source], config: RunConfig
+) -> list[tuple[str, ...]]:
+    """The texts that each record is held against.
+
+    Of a question that its document does not answer, it is the set's `unanswerable`.
+    """
+    found = []
+    for record, source in zip(records, sources, strict=True):
+        targets = record.targets
+        if not targets:
+            asks = instruction_set(source, config.data, record.language)
+            assert asks.unanswerable, "only a question may have no target"
+            targets = (asks.unanswerable,)
+        found.append(targets)
+    return found
 
 
 def question_ids(renderer: PromptRenderer, text: str, question: str | None) -> list[int]:
