@@ -233,15 +233,19 @@ def _repeats(
 ) -> NDArray[np.int64]:
     """How often the epoch sees each example: the whole part of its source's weight, or one more.
 
-    Of a source's examples as many are seen once more as the weight's fraction says, by lot.
+    Of a source's examples as many are seen once more as the weight's fraction says: the next ones
+    in an order by lot, which is drawn anew when not enough are left of it. So of weight 0.5 two
+    epochs see all.
     """
-    # Another seed than that of the paraphrases: the two must not go together.
-    lot = sample(_LOTS, seed + 1, store.key[store.offsets[:-1]], epoch)
+    keys = store.key[store.offsets[:-1]]
     repeats = np.zeros(len(store), dtype=np.int64)
     for source, weight in enumerate(weights):
         members = np.flatnonzero(store.source == source)
         fraction, whole = math.modf(weight)
         repeats[members] = whole
-        drawn = np.argsort(lot[members], kind="stable")[: round(fraction * len(members))]
-        repeats[members[drawn]] += 1
+        if number := round(fraction * len(members)):
+            order, part = divmod(epoch, len(members) // number)
+            # Another seed than that of the paraphrases: the two must not go together.
+            lot = np.argsort(sample(_LOTS, seed + 1, keys[members], order), kind="stable")
+            repeats[members[lot[part * number : (part + 1) * number]]] += 1
     return repeats

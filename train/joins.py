@@ -56,9 +56,9 @@ class Parts:
         tables = (self._table(index) for index in range(len(self._files)))
         return np.concatenate([none, *(table[name].to_numpy() for table in tables)])
 
-    def ways(self) -> list[list[Ways]]:
+    def ways(self) -> Iterator[list[Ways]]:
         """The list of ways of each part."""
-        return [[tuple(way) for way in about["ways"]] for about in self._about()]
+        return ([tuple(way) for way in about["ways"]] for about in self._about())
 
     def rejects(self) -> Iterator[Reject]:
         """The rows that did not become records."""
@@ -152,9 +152,10 @@ def examples(
     parts: Parts, families: Families, source: int, ways: dict[Ways, int]
 ) -> Iterator[pa.RecordBatch]:
     """The store's rows of a source."""
-    lists = parts.ways()
-    number = np.array([ways[way] for way in chain.from_iterable(lists)], dtype=np.int32)
-    begins = np.cumsum([0, *map(len, lists)])
+    # Numbers only, part after part: the texts of all parts are not held.
+    numbers = [np.array([ways[way] for way in of_part], np.int32) for of_part in parts.ways()]
+    number = np.concatenate([np.empty(0, np.int32), *numbers])
+    begins = np.cumsum([0, *map(len, numbers)])
     choices = np.array([len(way) for way in ways])
     num_families = len(families.starts) - 1
     cuts = [*range(0, num_families, _WRITTEN), num_families]
