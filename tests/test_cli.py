@@ -135,3 +135,11 @@ def test_rejected_rows_are_listed_and_the_rest_is_kept(run_file, capsys):
     rows = [json.loads(line) for line in rejected.read_text().splitlines()]
     assert sorted(row["line"] for row in rows) == [4, 5, 6, 7, 8]
     assert all(row["reason"] for row in rows)
+
+
+@pytest.mark.parametrize("number", ["0", "-1"])
+def test_a_number_of_processes_is_positive(run_file, capsys, number):
+    with pytest.raises(SystemExit) as ended:
+        main(["prepare", str(run_file), "--processes", number])
+    assert ended.value.code == 2
+    assert f"--processes: must be at least 1, got {number}" in capsys.readouterr().err

@@ -86,14 +86,14 @@ def _parser() -> argparse.ArgumentParser:
         "All stages on this machine: prepare, train, export, generate, score, report.",
         "sumzero run recipes/scitldr.toml train.epochs=1",
     )
-    run.add_argument("--ranks", type=int, help="training processes (default: GPUs, or 2 on CPU)")
+    run.add_argument("--ranks", type=_count, help="training processes (default: GPUs, or 2 on CPU)")
     prepare = add_stage(
         "prepare",
         _prepare,
         "Tokenise the records into the run's token store, on a CPU, before any GPU is held.",
         "sumzero prepare recipes/scitldr.toml data.max_length=4096",
     )
-    prepare.add_argument("--processes", type=int, help="that tokenise (default: one a core)")
+    prepare.add_argument("--processes", type=_count, help="that tokenise (default: one a core)")
     prepare.add_argument("--json", action="store_true", help="print the report as JSON")
     export = add_stage(
         "export",
@@ -123,6 +123,13 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--json", action="store_true", help="print one JSON object")
     add_stage("report", _report, "Write report.html.", "sumzero report runs/scitldr")
     return parser
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
 
 
 def _config(options: argparse.Namespace) -> RunConfig:

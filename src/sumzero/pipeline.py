@@ -20,7 +20,7 @@ from typing import Any
 from sumzero.config import RunConfig
 from sumzero.errors import ConfigError, RunError
 from sumzero.log import logger
-from sumzero.runfolder import RunFolder
+from sumzero.runfolder import RunFolder, alone
 
 _CPU_RANKS = 2
 
@@ -97,14 +97,15 @@ def prepare(config: RunConfig, processes: int | None = None) -> dict[str, Any]:
     folder = RunFolder.of(config)
     if not config.data.train:
         raise ConfigError("data.train: no training data; set data.train.path")
-    folder.begin(config)
-    if config.model.path == "scratch":
-        make_scratch_model(config, config.data.train, folder.scratch_model)
-    path = folder.model_path(config)
-    tokenizer = load_tokenizer(path, config.model.revision)
-    renderer = PromptRenderer(tokenizer, config.data.truncation)
-    width = hidden_size(path, config.model.revision)
-    return examples.prepare(config, folder, renderer, width, processes)
+    with alone(folder.root, "sumzero prepare"):
+        folder.begin(config)
+        if config.model.path == "scratch":
+            make_scratch_model(config, config.data.train, folder.scratch_model)
+        path = folder.model_path(config)
+        tokenizer = load_tokenizer(path, config.model.revision)
+        renderer = PromptRenderer(tokenizer, config.data.truncation)
+        width = hidden_size(path, config.model.revision)
+        return examples.prepare(config, folder, renderer, width, processes)
 
 
 def require_packages() -> None:
