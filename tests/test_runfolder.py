@@ -181,11 +181,11 @@ def test_a_model_made_from_scratch_lies_in_the_run_folder(tmp_path):
 
 
 def test_one_process_at_a_time_is_at_work_in_a_folder(tmp_path):
-    with alone(tmp_path / "run", "sumzero prepare"):
-        with (
-            pytest.raises(RunError, match="another `sumzero prepare` is at work there"),
-            alone(tmp_path / "run", "sumzero prepare"),
-        ):
-            pass
+    with (
+        alone(tmp_path / "run", "sumzero prepare"),
+        pytest.raises(RunError, match="another `sumzero prepare` is at work there"),
+        alone(tmp_path / "run", "sumzero prepare"),
+    ):
+        pass
     with alone(tmp_path / "run", "sumzero prepare"):
         pass
