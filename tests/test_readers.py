@@ -229,3 +229,10 @@ def test_the_digest_changes_with_content_and_names_and_not_with_place(data_set):
     assert hub["train"] != of(f"hub:{data_set}/a", split="train")
     with pytest.raises(DataError, match="no such file"):
         of(data_set / "absent.jsonl")
+
+
+def test_a_wrong_folder_is_refused_before_all_that_lies_in_it_is_read(tmp_path):
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "rows.jsonl").write_text("{}")
+    with pytest.raises(DataError, match="no data set can be loaded"):
+        digest(Source(path=str(tmp_path)))

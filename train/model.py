@@ -54,7 +54,7 @@ def hidden_size(path: str, revision: str | None = None) -> int:
 
 def check_context(path: str, max_length: int, revision: str | None = None) -> None:
     """Raises DataError where the model has fewer positions than `data.max_length` asks for."""
-    config = _config(path, revision)
+    config = _config(path, revision).get_text_config()
     limit = getattr(config, "max_position_embeddings", None)
     if limit is not None and max_length > limit:
         raise DataError(f"data.max_length = {max_length}: {path} has {limit} positions")

@@ -64,7 +64,10 @@ def digest(source: Source) -> str:
     Raises DataError and ConfigError as `blocks` does.
     """
     state = hashlib.sha256()
-    for file in files(source):
+    found = files(source)
+    if Path(source.path).is_dir():
+        _data_set(source)  # before all that lies in a wrong folder is read
+    for file in found:
         state.update(json.dumps(label(source, str(file))).encode())
         with formats.naming(str(file)), file.open("rb") as content:
             state.update(hashlib.file_digest(content, "sha256").digest())
