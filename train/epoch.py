@@ -57,15 +57,15 @@ class Epochs:
 
     def __init__(self, store: TokenStore, config: RunConfig, hidden_size: int) -> None:
         self.store = store
-        self._config = config
+        self.config = config
         self._hidden_size = hidden_size
         self._recent: OrderedDict[int, Epoch] = OrderedDict()
 
     @cached_property
     def _planned(self) -> tuple[list[int], str]:
         """The global step after each epoch, and a hash of all plans."""
-        count = Fraction(str(self._config.train.epochs))  # 0.1 of 10 steps is one, not two
-        most = self._config.train.max_steps or math.inf
+        count = Fraction(str(self.config.train.epochs))  # 0.1 of 10 steps is one, not two
+        most = self.config.train.max_steps or math.inf
         ends: list[int] = []
         digest = hashlib.sha256()
         for number in range(math.ceil(count)):
@@ -82,7 +82,7 @@ class Epochs:
     @property
     def num_steps(self) -> int:
         """Steps of the run."""
-        return min(self._planned[0][-1], self._config.train.max_steps or self._planned[0][-1])
+        return min(self._planned[0][-1], self.config.train.max_steps or self._planned[0][-1])
 
     @property
     def digest(self) -> str:
@@ -91,12 +91,12 @@ class Epochs:
 
     def num_micro_steps(self, world: int) -> int:
         """Micro-steps of every step for a number of ranks."""
-        return -(-self._config.train.bins_per_step // world)
+        return -(-self.config.train.bins_per_step // world)
 
     def epoch(self, number: int) -> Epoch:
         """An epoch by its number; the last two asked for are kept."""
         if number not in self._recent:
-            data, train = self._config.data, self._config.train
+            data, train = self.config.data, self.config.train
             layout = self._layout(number, share=data.share_documents)
             if not len(layout.pieces):
                 raise ConfigError(
@@ -108,7 +108,7 @@ class Epochs:
                 bins_per_step=train.bins_per_step,
                 balance_width=train.balance_width,
                 hidden_size=self._hidden_size,
-                seed=self._config.seed,
+                seed=self.config.seed,
                 epoch=number,
             )
             self._recent[number] = Epoch(number, layout, plan)
@@ -124,11 +124,11 @@ class Epochs:
     def _layout(self, epoch: int, *, share: bool) -> Layout:
         return lay_out(
             self.store,
-            weights=[source.weight for source in self._config.data.train],
-            limit=self._config.data.max_length,
+            weights=[source.weight for source in self.config.data.train],
+            limit=self.config.data.max_length,
             share=share,
-            by_target=self._config.train.loss_weight == "target",
-            seed=self._config.seed,
+            by_target=self.config.train.loss_weight == "target",
+            seed=self.config.seed,
             epoch=epoch,
         )
 

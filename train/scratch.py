@@ -17,6 +17,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention
+from transformers.utils.logging import disable_progress_bar
 
 from sumzero.config import RunConfig, Scratch, Source
 from sumzero.errors import DataError
@@ -54,6 +55,7 @@ def make_scratch_model(config: RunConfig, sources: Sequence[Source], folder: Pat
     if len(tokenizer) < 260:
         raise DataError(f"{sources[0].path}: no text to train a tokenizer on")
     model = initial_model(config.model.scratch, tokenizer, made_from["positions"], config.seed)
+    disable_progress_bar()  # of one file that is written at once
     with atomic_folder(folder) as partial:
         tokenizer.save_pretrained(partial)
         model.save_pretrained(partial)

@@ -57,7 +57,7 @@ def _prompts(run, row, has_own):
     }
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(rows, st.booleans(), RULES, limits, prompt_limits, st.booleans())
 def test_what_is_fed_is_document_tokens_and_all_of_the_rest(
     prepared, instructions, rows, has_own, rule, limit, prompt_limit, share
@@ -96,7 +96,7 @@ def _targets(row):
     return [row["target"]] if isinstance(row["target"], str) else row["target"]
 
 
-@settings(max_examples=120)
+@settings(max_examples=100)
 @given(texts, texts, texts, RULES, limits, prompt_limits)
 def test_as_much_is_kept_as_at_inference(
     prepared, document, target, ask, rule, limit, prompt_limit

@@ -61,6 +61,13 @@ def test_sources_are_seen_as_often_as_they_weigh(prepared, tmp_path):
     assert [_seen(run, epoch) for epoch in range(4)] == epochs
 
 
+def test_what_is_drawn_and_how_it_is_asked_do_not_go_together(prepared):
+    rows = [{"id": n, "document": f"{n}.", "target": "Cat."} for n in range(80)]
+    run = prepared(rows, source={"weight": 0.5})
+    asked = Counter(prompt.partition("\n\n")[2] for prompt in _prompts(run, 0).values())
+    assert len(asked) == len(run.store.template.ways[0])
+
+
 def test_weights_that_leave_nothing_to_learn_are_refused(prepared):
     with pytest.raises(ConfigError, match="epoch 0 has no example"):
         prepared(ROWS[:4], source={"weight": 0.1})

@@ -17,7 +17,7 @@ from sumzero.train.examples import store_file
 from sumzero.train.parts import Tokeniser
 from sumzero.train.workers import tokenise
 
-PART = 8 * 256  # rows
+PART = 4 * 256  # rows
 TEXT = "The cat sat on the mat and was happy to be there, for it was warm and the mat was too. "
 
 
