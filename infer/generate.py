@@ -189,7 +189,9 @@ def input_digest(records: Sequence[Record], asked: Sequence[str]) -> str:
     """
     texts = asked or [""] * len(records)
     return _digest(
-        json.dumps([record.id, record.document, record.instruction, record.lead, text])
+        json.dumps(
+            [record.id, record.document, record.instruction, record.lead, record.metadata, text]
+        )
         for record, text in zip(records, texts, strict=True)
     )
 
@@ -224,7 +226,7 @@ def _engine_rows(
             prompt = renderer.prompt(document, min(limit, contract.max_prompt or limit), asked_ids)
             if prompt is None:
                 reason = f"the prompt does not fit: {len(document)} document tokens"
-                unfit.append({"id": record.id, "error": reason})
+                unfit.append({"id": record.id, "error": reason, **_metadata(record)})
                 continue
             facts[record.id] = {
                 "document_tokens": prompt.document_tokens,
@@ -232,6 +234,7 @@ def _engine_rows(
                 "prompt_tokens": len(prompt.ids),
                 "truncated": prompt.document_kept < prompt.document_tokens,
                 "truncation": renderer.truncation.rule,
+                **_metadata(record),
             }
             yield Request(record.id, prompt.ids)
 
@@ -250,7 +253,12 @@ def _engine_rows(
 
 
 def _lead_row(record: Record) -> Row:
-    return {"id": record.id, "text": record.lead or first_sentence(record.document)}
+    text = record.lead or first_sentence(record.document)
+    return {"id": record.id, "text": text, **_metadata(record)}
+
+
+def _metadata(record: Record) -> Row:
+    return {"metadata": record.metadata} if record.metadata else {}
 
 
 def _append(shard: Path, rows: Iterable[Row]) -> None:

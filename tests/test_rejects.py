@@ -108,34 +108,3 @@ def test_a_few_rejects_are_logged_each_and_many_are_summed_up(source, caplog):
     assert lines[0].endswith("row rejected")
     assert ":1: " in lines[0]
     assert lines[-1].endswith("40 rows rejected: 40 x not valid JSON")
-
-
-def test_rejects_are_listed_as_json_lines(source, tmp_path):
-    where = source(b'{"\\ud800": 1}', {**GOOD, "id": "“é”", "target": ""}, GOOD)
-    rejects = Rejects()
-    list(rejects.sift(read(where, need_targets=True)))
-    rejects.write(tmp_path / "out" / "rejected.jsonl")
-    text = (tmp_path / "out" / "rejected.jsonl").read_text(encoding="utf-8")
-    assert "“é”" in text
-    assert [json.loads(line) for line in text.splitlines()] == [
-        {
-            "file": where.path,
-            "line": 1,
-            "reason": "no column 'target' (columns: '\\ud800'); set data.SPLIT.targets",
-            "id": "rows.jsonl:1",
-        },
-        {
-            "file": where.path,
-            "line": 2,
-            "reason": "empty target (column 'target')",
-            "id": "“é”",
-        },
-    ]
-
-
-def test_an_earlier_list_of_rejects_is_replaced(tmp_path):
-    file = tmp_path / "rejected.jsonl"
-    file.write_text("old\n")
-    Rejects().write(file)
-    assert file.read_text() == ""
-    assert list(tmp_path.iterdir()) == [file]

@@ -24,7 +24,8 @@ from sumzero.train.store import SCHEMA
 
 Rows = NDArray[np.int64]  # numbers of rows, counted over all parts of a source
 Contents = Callable[[Rows], Any]  # a table or column of what some rows hold
-_AT_ONCE = 1024  # rows that are compared or written
+_AT_ONCE = 1024  # rows that are compared or written,
+_TOKENS = 1 << 24  # and about their documents' tokens
 _OPEN = 32  # parts that are mapped at once
 _OPTIONS = pa.ipc.IpcReadOptions(use_threads=False)  # opens a part in half the time
 
@@ -165,7 +166,9 @@ def examples(
     begins = np.cumsum([0, *map(len, numbers)])
     choices = np.array([len(way) for way in ways])
     num_families = len(families.starts) - 1
-    cuts = [*range(0, num_families, _AT_ONCE), num_families]
+    longest = int(parts.column("document_tokens").max(initial=1))
+    at_once = max(1, min(_AT_ONCE, _TOKENS // longest))
+    cuts = [*range(0, num_families, at_once), num_families]
     for begin, end in pairwise(cuts):
         starts = families.starts[begin : end + 1]
         rows = families.rows[starts[0] : starts[-1]]

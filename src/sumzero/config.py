@@ -77,7 +77,7 @@ class Source:
     """The split of a data set that has several."""
     revision: str | None = None
     """Branch, tag or commit of a Hub data set."""
-    weight: Positive = 1.0
+    weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
     """How often an epoch sees each of its examples; 0.5 is a half, another one each epoch."""
     task: Literal["summarize", "answer", "translate"] = "summarize"
     language: str = "en"
@@ -100,7 +100,7 @@ class Source:
     lead: str | None = None
     """Column of the lead baseline's text; without it, the document's first sentence."""
     metadata: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """Columns that are kept beside the record as they are."""
+    """Columns of the test split that are written beside what is generated, as they are."""
 
     @model_validator(mode="after")
     def _complete(self) -> "Source":
@@ -143,6 +143,12 @@ class Data:
     """A lower limit for the prompt alone, where documents' heads are enough."""
     truncation: Literal["head", "head_tail", "middle", "drop", "error"] = "head"
     """Which part of a document stays when an example is too long. Only documents are cut."""
+
+    @model_validator(mode="after")
+    def _limits(self) -> "Data":
+        if self.max_prompt is not None and self.max_prompt > self.max_length:
+            raise ValueError(f"max_prompt is above max_length = {self.max_length}")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=_SETTINGS)

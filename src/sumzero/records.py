@@ -7,8 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 from sumzero import readers
@@ -16,7 +15,6 @@ from sumzero.config import Source
 from sumzero.errors import DataError
 from sumzero.formats import Block, describe
 from sumzero.log import logger
-from sumzero.runfolder import atomic_file
 
 _SHOWN_REJECTS = 5
 _MISSING = object()
@@ -153,12 +151,6 @@ class Rejects:
             )
         if len(self.rows) > _SHOWN_REJECTS:
             logger.warning("%s: %d rows rejected: %s", source.path, len(self.rows), counts)
-
-    def write(self, file: Path) -> None:
-        """Lists the rows as JSONL, replacing the file."""
-        with atomic_file(file) as out:
-            for reject in self.rows:
-                out.write(json.dumps(asdict(reject), ensure_ascii=False) + "\n")
 
 
 def _identity(row: dict[str, Any], source: Source, fallback: str) -> str:
