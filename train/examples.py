@@ -22,7 +22,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sumzero.config import Data, RunConfig, Source
-from sumzero.errors import DataError, RunError
+from sumzero.errors import ConfigError, DataError, RunError
 from sumzero.instructions import sets_of
 from sumzero.log import logger
 from sumzero.prompt import PromptRenderer
@@ -109,6 +109,8 @@ def prepare(
     data = config.data
     if not data.train:
         raise DataError("data.train: no training data; set data.train.path")
+    if processes is not None and processes < 1:
+        raise ConfigError("--processes: must be at least 1")
     folder.data.mkdir(parents=True, exist_ok=True)
     digests = {
         split: _digest(data, getattr(data, split), renderer)

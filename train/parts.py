@@ -5,6 +5,7 @@ once: the others name the row that has it. Parts are what a stopped preparation 
 """
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
@@ -77,7 +78,9 @@ class Tokeniser:
         arrays = [pa.array(x, type=f.type) for x, f in zip(columns, SCHEMA, strict=True)]
         about = {"ways": list(ways), "rejects": [asdict(reject) for reject in rejects]}
         schema = SCHEMA.with_metadata({"part": json.dumps(about)})
-        partial = file.with_suffix(".partial")
+        partial = file.with_suffix(
+            f".{os.getpid()}.partial"
+        )  # an orphan may still be writing its own
         try:
             with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, schema) as out:
                 out.write_table(pa.Table.from_arrays(arrays, schema=schema))

@@ -1,15 +1,20 @@
-"""A source's rows -> its parts, tokenised by worker processes; parts that are there are kept."""
+"""A source's rows -> its parts, tokenised by worker processes; parts that are there are kept.
 
-import os
+Each worker is at the other end of a pipe and has one job at a time. A pipe that breaks tells each
+side that the other was killed: nothing is waited for in vain, and no worker outlives its parent.
+"""
+
+import pickle
 import signal
-from collections import deque
+import traceback
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from itertools import chain, islice
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from threading import Thread
+from typing import Any, TypeAlias
 
 from sumzero.errors import RunError
 from sumzero.formats import Block
@@ -17,78 +22,113 @@ from sumzero.log import progress
 from sumzero.readers import blocks
 from sumzero.train.parts import Tokeniser
 
+Job: TypeAlias = tuple[list[Block], Path]
 _BLOCKS = 4  # of a part
-_tokeniser: Tokeniser  # of a worker process
 
 
 def tokenise(tokeniser: Tokeniser, work: Path, split: str, processes: int) -> list[Path]:
     """The files of a source's parts in the folder `work`, in order.
 
-    The blocks of a part do not depend on the number of processes. Raises DataError as
+    What is in a part does not depend on the number of processes. Raises DataError as
     `readers.blocks` and Tokeniser do, RunError where a process was killed.
     """
     work.mkdir(parents=True, exist_ok=True)
     pieces = blocks(tokeniser.source)
     groups = iter(lambda: list(islice(pieces, _BLOCKS)), [])
-    jobs = ((group, work / f"{number:07}.part") for number, group in enumerate(groups))
     files = []
     with progress(iter(()), f"tokenising {split}", unit=" blocks") as bar:
-        first = list(islice(jobs, 2))
-        if len(first) < 2 or processes == 1:  # not worth a process
+
+        def missing() -> Iterator[Job]:
+            for number, group in enumerate(groups):
+                files.append(file := work / f"{number:07}.part")
+                if file.is_file():
+                    bar.update(len(group))
+                else:
+                    yield group, file
+
+        jobs = missing()
+        first = list(islice(jobs, processes))
+        if len(first) > 1:
+            _in_processes(tokeniser, chain(first, jobs), len(first), bar)
+        else:  # not worth a process
             for group, file in chain(first, jobs):
-                if not file.is_file():
-                    tokeniser(group, file)
+                tokeniser(group, file)
                 bar.update(len(group))
-                files.append(file)
-            return files
-        try:
-            for num_blocks, file in _in_processes(tokeniser, chain(first, jobs), processes):
-                bar.update(num_blocks)
-                files.append(file)
-        except BrokenProcessPool:
-            raise RunError(
-                "a process that tokenised was killed, perhaps for want of memory; run `sumzero "
-                "prepare` again with fewer --processes: it goes on from what is done"
-            ) from None
     return files
 
 
-def _in_processes(
-    tokeniser: Tokeniser, jobs: Iterator[tuple[list[Block], Path]], processes: int
-) -> Iterator[tuple[int, Path]]:
-    """(number of blocks, file) of each part, in order, once it is made."""
-    pending: deque[tuple[Future[None] | None, int, Path]] = deque()
+def _in_processes(tokeniser: Tokeniser, jobs: Iterator[Job], processes: int, bar: Any) -> None:
+    """Does all jobs. Raises what a worker raised, and RunError where one was killed."""
+    context = get_context("spawn")
+    workers: list[tuple[SpawnProcess, Connection]] = []
+    busy: dict[Connection, int] = {}  # number of blocks
 
-    def done() -> tuple[int, Path]:
-        made, num_blocks, file = pending.popleft()
-        if made is not None:
-            made.result()
-        return num_blocks, file
+    def finished() -> list[Connection]:
+        """Waits for a worker to finish; those that have."""
+        done: list[Connection] = [pipe for pipe in wait(list(busy)) if isinstance(pipe, Connection)]
+        for pipe in done:
+            with _not_killed():
+                error: Exception | None = pipe.recv()
+            if error is not None:
+                raise error
+            bar.update(busy.pop(pipe))
+        return done
 
-    with ProcessPoolExecutor(processes, get_context("spawn"), _start_worker, (tokeniser,)) as pool:
+    try:
+        for _ in range(processes):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(theirs,), daemon=True)
+            process.start()
+            theirs.close()
+            workers.append((process, ours))
+        idle = [pipe for _, pipe in workers]
+        # Now that all of them are starting, and not as an argument, which would start one by one.
+        shared = pickle.dumps(tokeniser)
+        for pipe in idle:
+            with _not_killed():
+                pipe.send_bytes(shared)
         for group, file in jobs:
-            made = None if file.is_file() else pool.submit(_tokenise, group, file)
-            pending.append((made, len(group), file))
-            while len(pending) > 2 * processes or (pending and pending[0][0] is None):
-                yield done()
-        while pending:
-            yield done()
+            idle = idle or finished()
+            pipe = idle.pop()
+            with _not_killed():
+                pipe.send((group, file))
+            busy[pipe] = len(group)
+        while busy:
+            finished()
+    finally:
+        for process, _ in workers:
+            process.terminate()
+        for process, pipe in workers:
+            process.join()
+            pipe.close()
 
 
-def _start_worker(tokeniser: Tokeniser) -> None:
-    global _tokeniser
-    _tokeniser = tokeniser
+def _work(pipe: Connection) -> None:
+    """A worker's life: a tokeniser, then jobs until there are no more, or no parent."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback
-    Thread(target=_end_with_parent, daemon=True).start()
+    with suppress(EOFError, ConnectionError):
+        tokeniser: Tokeniser = pipe.recv()
+        while True:
+            group, file = pipe.recv()
+            pipe.send(_fault(tokeniser, group, file))
 
 
-def _end_with_parent() -> None:
-    """A killed parent leaves workers behind, which would write into what the next run writes."""
-    parent = parent_process()
-    assert parent
-    parent.join()
-    os._exit(1)
+def _fault(tokeniser: Tokeniser, group: list[Block], file: Path) -> Exception | None:
+    """Makes a part, and returns the exception that it ended in; a bug's tells where it was."""
+    try:
+        tokeniser(group, file)
+    except Exception as error:
+        error.add_note(traceback.format_exc())
+        return error
+    return None
 
 
-def _tokenise(group: list[Block], file: Path) -> None:
-    _tokeniser(group, file)
+@contextmanager
+def _not_killed() -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, ConnectionError):
+        raise RunError(
+            "a process that tokenised was killed, perhaps for want of memory; run `sumzero "
+            "prepare` again with fewer --processes: it goes on from what is done"
+        ) from None

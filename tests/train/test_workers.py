@@ -10,7 +10,7 @@ from threading import Event, Thread
 
 import pytest
 
-from sumzero.errors import RunError
+from sumzero.errors import ConfigError, RunError
 from sumzero.pipeline import prepare
 from sumzero.runfolder import RunFolder
 from sumzero.train.examples import store_file
@@ -134,6 +134,11 @@ def test_two_processes_make_the_same_store_even_after_one_was_killed(
     assert not multiprocessing.active_children()
     prepare(config, processes=2)
     assert store.read_bytes() == want
+
+
+def test_a_number_of_processes_that_cannot_be_is_refused(prepared, rows):
+    with pytest.raises(ConfigError, match="--processes: must be at least 1"):
+        prepared(rows[:3], processes=-1)
 
 
 def test_parts_are_in_order_and_only_the_missing_are_made(prepared, tmp_path, made):
