@@ -72,7 +72,7 @@ def test_what_is_fed_is_document_tokens_and_all_of_the_rest(
         max_length=limit,
         share_documents=share,
         duplicates="keep",
-        **({} if prompt_limit is None else {"max_prompt": prompt_limit}),
+        **({} if prompt_limit is None else {"max_prompt": min(prompt_limit, limit)}),
     )
     refused = {reject["id"] for reject in run.rejects}
     assert run.counts["read"] == len(rows) + 1 == run.counts["kept"] + len(refused)
@@ -103,7 +103,7 @@ def test_as_much_is_kept_as_at_inference(
 ):
     logger.setLevel(logging.ERROR)
     row = {"document": document, "target": target, "ask": ask}
-    values = {} if prompt_limit is None else {"max_prompt": prompt_limit}
+    values = {} if prompt_limit is None else {"max_prompt": min(prompt_limit, limit)}
     try:
         run = prepared(
             [row], source={"instruction": "ask"}, truncation=rule, max_length=limit, **values
