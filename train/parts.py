@@ -9,9 +9,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from sumzero.config import Data, Source
@@ -49,6 +51,19 @@ def hash_of(*texts: str) -> int:
     return int.from_bytes(state.digest(), "little")
 
 
+def _column(values: Sequence[Any], type_: pa.DataType) -> Any:
+    """An Arrow array; of token ids, five times faster than pa.array makes one of lists."""
+    if type_ not in (IDS, pa.list_(IDS)):
+        return pa.array(values, type=type_)
+    offsets = np.cumsum([0, *map(len, values)], dtype=np.int32)
+    flat = chain.from_iterable(values)
+    if type_ == IDS:
+        inner = pa.array(np.fromiter(flat, np.int32, count=offsets[-1]))
+    else:
+        inner = _column(list(flat), IDS)
+    return pa.ListArray.from_arrays(pa.array(offsets, type=pa.int32()), inner)
+
+
 @dataclass
 class Tokeniser:
     """Turns blocks of a source into parts."""
@@ -75,12 +90,11 @@ class Tokeniser:
         ways: dict[Ways, int] = {}
         rows = self._rows(records, ways, rejects)
         columns = [[row[i] for row in rows] for i in range(len(SCHEMA))]
-        arrays = [pa.array(x, type=f.type) for x, f in zip(columns, SCHEMA, strict=True)]
+        arrays = [_column(x, f.type) for x, f in zip(columns, SCHEMA, strict=True)]
         about = {"ways": list(ways), "rejects": [asdict(reject) for reject in rejects]}
         schema = SCHEMA.with_metadata({"part": json.dumps(about)})
-        partial = file.with_suffix(
-            f".{os.getpid()}.partial"
-        )  # an orphan may still be writing its own
+        # An orphan may still be writing its own.
+        partial = file.with_suffix(f".{os.getpid()}.partial")
         try:
             with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, schema) as out:
                 out.write_table(pa.Table.from_arrays(arrays, schema=schema))

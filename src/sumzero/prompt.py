@@ -42,6 +42,8 @@ class Truncation:
 
     def keep(self, ids: Sequence[int], budget: int) -> list[int]:
         """The tokens that stay, at most `budget`. "drop" and "error" keep all: the caller acts."""
+        if len(ids) <= budget:
+            return list(ids)
         spans = self.spans(len(ids), budget)
         return list(chain.from_iterable(ids[begin:end] for begin, end in spans))
 
