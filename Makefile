@@ -9,7 +9,7 @@ STAMP  := $(VENV)/.installed
 TORCH_INDEX_URL ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check lint clean
+.PHONY: help install demo test test-slow check lint peers clean
 
 help:
 	@sed -n 's/^# //p' Makefile | head -3
@@ -37,5 +37,10 @@ lint: $(STAMP)
 
 check: lint test
 
+# What the benchmarks compare with, apart from the environment that is measured.
+peers: $(STAMP)
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --upgrade --target .peers \
+		-r benchmarks/peers.txt
+
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info
+	rm -rf $(VENV) .peers build dist src/*.egg-info

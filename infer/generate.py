@@ -11,18 +11,21 @@ only under the same one, so rows of different settings never mix.
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sumzero.config import RunConfig, as_dict
+from sumzero.config import RunConfig
 from sumzero.contract import Contract, open_contract
 from sumzero.errors import ConfigError, DataError, RunError
 from sumzero.infer.engine import Engine, Request, engine_version
+from sumzero.infer.questions import asked_of, question_ids, read_test
+from sumzero.loading import local_folder
 from sumzero.log import logger, progress
-from sumzero.prompt import PromptRenderer, local_folder
-from sumzero.records import Record, read_all
+from sumzero.prompt import PromptRenderer
+from sumzero.records import Record
+from sumzero.runfile import as_dict
 from sumzero.runfolder import RunFolder, read_json, read_jsonl, write_json, write_jsonl
 from sumzero.sentences import first_sentence
 
@@ -49,18 +52,21 @@ def generate(config: RunConfig, system: str = "finetuned") -> Generation:
     contract, and "lead1" the document's first sentence. Raises DataError, ConfigError or RunError
     for what the user can mend.
     """
-    if config.data.test is None:
+    if not config.data.test:
         raise ConfigError("data.test: no records to generate for; set data.test.path")
     folder = RunFolder.of(config)
-    records, _ = read_all(config.data.test, need_targets=False)
+    records, sources = read_test(config)
+    asked: list[str] = []
     if system == "lead1":
         made_by: dict[str, Any] = {"system": system}
     else:
         if not folder.export.is_dir():
             raise RunError(f"{folder.export} is missing; run `sumzero export RUN.toml` first")
         contract, renderer = open_contract(folder.export)
+        asked = asked_of(records, sources, config, contract)
         room = contract.max_length - config.generate.max_new_tokens
-        if room <= renderer.fixed_tokens():
+        fixed = (renderer.fixed_tokens(question_ids(renderer, text, "")) for text in set(asked))
+        if room <= max(fixed):
             raise ConfigError(
                 f"generate.max_new_tokens = {config.generate.max_new_tokens}: leaves no room for a "
                 f"document in the model's {contract.max_length} tokens"
@@ -75,8 +81,10 @@ def generate(config: RunConfig, system: str = "finetuned") -> Generation:
             "sampling": as_dict(config.generate),
             "seed": config.seed,
             "engine": engine_version(),
+            "asked": sorted(set(asked)),
         }
-    made_by["input"] = input_digest(records)
+    made_by["documents"] = input_digest(records, [])
+    made_by["input"] = input_digest(records, asked)
     fingerprint = _digest([json.dumps(made_by, sort_keys=True)])[:16]
     where = folder.generations / fingerprint
     if (where / "manifest.json").is_file():
@@ -89,21 +97,22 @@ def generate(config: RunConfig, system: str = "finetuned") -> Generation:
     where.mkdir(parents=True, exist_ok=True)
     shard = where / "shard-00000.jsonl"
     have = repair(shard)
-    todo = [record for record in records if record.id not in have]
+    todo = [number for number, record in enumerate(records) if record.id not in have]
     if have:
         logger.info("%s: %d rows are there, %d to go", where, len(have), len(todo))
     begun = time.perf_counter()
     started = 0.0
     if todo:
         if system == "lead1":
-            rows: Iterable[Row] = map(_lead_row, todo)
+            rows: Iterable[Row] = (_lead_row(records[number]) for number in todo)
         else:
             with progress(iter(()), "starting vLLM", total=1, unit="") as bar:
                 bar.refresh()
                 engine = Engine(model, config.generate, contract.max_length, config.seed)
                 bar.update(1)
             started = time.perf_counter() - begun
-            rows = _engine_rows(engine, todo, config, contract, renderer)
+            questions = [(records[number], asked[number]) for number in todo]
+            rows = _engine_rows(engine, questions, config, contract, renderer)
         _append(shard, progress(rows, f"generating: {system}", total=len(todo), unit=" rows"))
     merged = merge(where, [record.id for record in records])
     manifest = {
@@ -173,11 +182,17 @@ def merge(where: Path, ids: list[str]) -> list[Row]:
     return merged
 
 
-def input_digest(records: Iterable[Record]) -> str:
-    """A hash over all of the records that decides what is generated for them."""
+def input_digest(records: Sequence[Record], asked: Sequence[str]) -> str:
+    """A hash over all of the records, and what they are asked, that decides what is generated.
+
+    `asked` is empty where nothing is.
+    """
+    texts = asked or [""] * len(records)
     return _digest(
-        json.dumps([record.id, record.document, record.instruction, record.lead])
-        for record in records
+        json.dumps(
+            [record.id, record.document, record.instruction, record.lead, record.metadata, text]
+        )
+        for record, text in zip(records, texts, strict=True)
     )
 
 
@@ -195,7 +210,7 @@ def weights_digest(model: Path) -> str:
 
 def _engine_rows(
     engine: Engine,
-    records: list[Record],
+    questions: list[tuple[Record, str]],
     config: RunConfig,
     contract: Contract,
     renderer: PromptRenderer,
@@ -204,15 +219,14 @@ def _engine_rows(
     unfit: list[Row] = []
 
     def requests() -> Iterator[Request]:
-        for record in records:
+        for record, text in questions:
             document = renderer.encode_text([record.document])[0]
+            asked_ids = question_ids(renderer, text, record.instruction)
             limit = contract.max_length - config.generate.max_new_tokens
-            prompt = renderer.prompt(
-                document, min(limit, contract.max_prompt or limit), record.instruction
-            )
+            prompt = renderer.prompt(document, min(limit, contract.max_prompt or limit), asked_ids)
             if prompt is None:
                 reason = f"the prompt does not fit: {len(document)} document tokens"
-                unfit.append({"id": record.id, "error": reason})
+                unfit.append({"id": record.id, "error": reason, **_metadata(record)})
                 continue
             facts[record.id] = {
                 "document_tokens": prompt.document_tokens,
@@ -220,6 +234,7 @@ def _engine_rows(
                 "prompt_tokens": len(prompt.ids),
                 "truncated": prompt.document_kept < prompt.document_tokens,
                 "truncation": renderer.truncation.rule,
+                **_metadata(record),
             }
             yield Request(record.id, prompt.ids)
 
@@ -238,7 +253,12 @@ def _engine_rows(
 
 
 def _lead_row(record: Record) -> Row:
-    return {"id": record.id, "text": record.lead or first_sentence(record.document)}
+    text = record.lead or first_sentence(record.document)
+    return {"id": record.id, "text": text, **_metadata(record)}
+
+
+def _metadata(record: Record) -> Row:
+    return {"metadata": record.metadata} if record.metadata else {}
 
 
 def _append(shard: Path, rows: Iterable[Row]) -> None:

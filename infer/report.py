@@ -23,7 +23,7 @@ _WIDTH, _HEIGHT = 640, 160  # of a curve, in pixels
 
 def report(config: RunConfig) -> Path:
     """Writes `report.html` for a scored run and returns its path. Raises RunError if unscored."""
-    if config.data.test is None:
+    if not config.data.test:
         raise ConfigError("data.test: no records to report on; set data.test.path")
     folder = RunFolder.of(config)
     scores = read_json(folder.scores, "sumzero score RUN.toml")
@@ -59,7 +59,6 @@ def report(config: RunConfig) -> Path:
 
 
 def _examples(config: RunConfig, folder: RunFolder) -> list[dict[str, Any]]:
-    assert config.data.test is not None
     records, _ = read_all(config.data.test, need_targets=True)
     shown = records[:_MAX_EXAMPLES]
     texts: dict[str, dict[str, str]] = {

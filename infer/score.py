@@ -5,9 +5,9 @@ from typing import Any
 from sumzero.config import RunConfig
 from sumzero.errors import ConfigError, RunError
 from sumzero.infer.generate import finished_generations, input_digest
+from sumzero.infer.questions import read_test, references
 from sumzero.infer.rouge import rouge, signature
 from sumzero.infer.significance import bootstrap_interval
-from sumzero.records import read_all
 from sumzero.runfolder import RunFolder, write_json
 
 
@@ -17,10 +17,11 @@ def score(config: RunConfig) -> dict[str, Any]:
     Values are percentages. A row that ended in an error counts as an empty summary. Raises
     RunError where nothing was generated, or a generation is not of these records.
     """
-    if config.data.test is None:
+    if not config.data.test:
         raise ConfigError("data.test: no references to score against; set data.test.path")
     folder = RunFolder.of(config)
-    records, _ = read_all(config.data.test, need_targets=True)
+    records, sources = read_test(config, need_targets=True)
+    wanted = references(records, sources, config)
     generations = finished_generations(folder)
     if not generations:
         raise RunError(f"{folder.generations}: nothing generated yet; run `sumzero generate` first")
@@ -33,12 +34,14 @@ def score(config: RunConfig) -> dict[str, Any]:
                 f"{generation.folder}: {len(lacking)} of the {len(records)} records are not in it, "
                 f"{lacking[0]!r} first; run `sumzero generate` for these records"
             )
-        if generation.manifest["input"] != input_digest(records):
+        # Records without targets, which are generated for but not scored, count too.
+        made_from = (input_digest(some, []) for some in (records, read_test(config)[0]))
+        if generation.manifest["documents"] not in made_from:
             raise RunError(
                 f"{generation.folder}: made from other documents of the same ids; run `sumzero "
                 f"generate RUN.toml --system {system}` again"
             )
-        values = rouge([record.targets for record in records], [texts[r.id] for r in records])
+        values = rouge(wanted, [texts[r.id] for r in records])
         metrics = {}
         for name, of_rows in values.items():
             low, high = bootstrap_interval(

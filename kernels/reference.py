@@ -16,14 +16,24 @@ def packed_attention(
     *,
     scale: float,
     window: int | None = None,
+    prefix_of: Sequence[int] | None = None,
 ) -> torch.Tensor:
-    """softmax(q k^T * scale) v within each segment, causal: (T, H, D) in the inputs' dtype."""
+    """softmax(q k^T * scale) v, causal within each segment: (T, H, D) in the inputs' dtype.
+
+    `prefix_of` names, or -1, an earlier segment that a segment sees whole and whose positions its
+    own continue; `window` counts positions.
+    """
     num_groups = q_THD.shape[1] // k_TKD.shape[1]
     k_THD, v_THD = (x.repeat_interleave(num_groups, dim=1) for x in (k_TKD, v_TKD))
+    prefixes = [-1] * len(lengths) if prefix_of is None else list(prefix_of)
+    starts = [0 if prefix < 0 else lengths[prefix] for prefix in prefixes]
     segment_T = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
-    position_T = torch.arange(len(segment_T))
+    prefix_T = torch.tensor(prefixes)[segment_T]
+    position_T = torch.cat([s + torch.arange(n) for s, n in zip(starts, lengths, strict=True)])
     distance_TT = position_T[:, None] - position_T[None, :]
-    allowed_TT = (segment_T[:, None] == segment_T[None, :]) & (distance_TT >= 0)
+    same_TT = segment_T[:, None] == segment_T[None, :]
+    in_prefix_TT = prefix_T[:, None] == segment_T[None, :]
+    allowed_TT = (same_TT & (distance_TT >= 0)) | in_prefix_TT
     if window is not None:
         allowed_TT &= distance_TT < window
     scores_HTT = torch.einsum("qhd,khd->hqk", q_THD, k_THD) * scale

@@ -45,7 +45,9 @@ def test_every_command_has_help_with_an_example(capsys):
 
 def test_prepare_says_what_became_of_the_rows(run_file, capsys):
     assert main(["prepare", str(run_file)]) == 0
-    assert "train: 3 read, 3 kept, 0 rejected, 3 sequences" in capsys.readouterr().out
+    assert (
+        "train: 3 read, 3 kept, 0 rejected\n  3 documents with 3 targets" in capsys.readouterr().out
+    )
     runs = run_file.parent / "runs" / "run"
     assert (runs / "data" / "train.arrow").is_file()
     assert (runs / "config.toml").is_file()
@@ -128,8 +130,16 @@ def test_rejected_rows_are_listed_and_the_rest_is_kept(run_file, capsys):
     output = capsys.readouterr()
     assert "train: 9 read, 4 kept, 5 rejected" in output.out
     assert "train.jsonl:4: not valid JSON" in output.err
-    assert "1 of 4 documents cut (head)" in output.err
+    assert "1 documents cut" in output.out
     rejected = run_file.parent / "runs" / "run" / "data" / "rejected.jsonl"
     rows = [json.loads(line) for line in rejected.read_text().splitlines()]
-    assert [row["line"] for row in rows] == [4, 5, 6, 7, 8]
+    assert sorted(row["line"] for row in rows) == [4, 5, 6, 7, 8]
     assert all(row["reason"] for row in rows)
+
+
+@pytest.mark.parametrize("number", ["0", "-1"])
+def test_a_number_of_processes_is_positive(run_file, capsys, number):
+    with pytest.raises(SystemExit) as ended:
+        main(["prepare", str(run_file), "--processes", number])
+    assert ended.value.code == 2
+    assert f"--processes: must be at least 1, got {number}" in capsys.readouterr().err

@@ -7,8 +7,9 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sumzero.config import RunConfig, Source, as_dict, check, load
+from sumzero.config import RunConfig, Source
 from sumzero.errors import ConfigError
+from sumzero.runfile import as_dict, check, load
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
 EVERYTHING = """
@@ -246,7 +247,7 @@ def test_of_two_overrides_of_a_key_the_later_counts(run_file):
 
 def test_an_override_can_begin_a_section_that_the_file_lacks(run_file):
     config = load(run_file(""), ["data.test.path=held out.jsonl", "data.test.targets=refs"])
-    assert config.data.test == Source(path="held out.jsonl", targets="refs")
+    assert config.data.test == (Source(path="held out.jsonl", targets="refs"),)
 
 
 @pytest.mark.parametrize("override", ["seed", "", "=3", "train..lr=1", ".seed=1", "train.=1"])

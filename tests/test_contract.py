@@ -1,23 +1,34 @@
 import json
+import re
 import shutil
+from dataclasses import replace
 
 import pytest
 
-from sumzero.config import Data
+from sumzero.config import Data, Generate, Source
 from sumzero.contract import FILE, VERSION, make_contract, open_contract, write_contract
-from sumzero.errors import DataError, RunError
-from sumzero.prompt import PromptRenderer, load_tokenizer
+from sumzero.errors import ConfigError, DataError, RunError
+from sumzero.instructions import bundled
+from sumzero.loading import load_tokenizer
+from sumzero.prompt import PromptRenderer
 
+TRAIN = Source(path="train.jsonl")
 DATA = Data(
-    instruction="Summarize „it“ in one line.", max_length=300, max_prompt=200, truncation="middle"
+    train=(TRAIN,),
+    instruction="Summarize „it“ in one line.",
+    max_length=300,
+    max_prompt=200,
+    truncation="middle",
 )
+ANSWER = Source(path="questions.jsonl", task="answer", instruction="question")
+TRANSLATE = Source(path="pairs.jsonl", task="translate", target_language="zh")
 
 
 @pytest.fixture
 def export(tmp_path, tokenizer):
     """An export folder: tokenizer and contract, as training leaves them."""
     tokenizer.save_pretrained(tmp_path)
-    renderer = PromptRenderer(load_tokenizer(str(tmp_path)), DATA.instruction, DATA.truncation)
+    renderer = PromptRenderer(load_tokenizer(str(tmp_path)), DATA.truncation)
     write_contract(tmp_path, make_contract(renderer, DATA))
     return tmp_path
 
@@ -38,13 +49,17 @@ def refusal(export):
 
 def test_what_was_promised_is_what_is_opened(export, tokenizer):
     contract, renderer = open_contract(export)
-    training = PromptRenderer(tokenizer, DATA.instruction, DATA.truncation)
+    training = PromptRenderer(tokenizer, DATA.truncation)
     assert contract == make_contract(training, DATA)
     assert (contract.max_length, contract.max_prompt) == (300, 200)
-    assert (renderer.instruction, renderer.truncation.rule) == (DATA.instruction, "middle")
+    assert contract.asked(TRAIN, "en", Data(), Generate()) == DATA.instruction
+    assert renderer.truncation.rule == "middle"
     assert renderer.stop_ids == contract.stop_ids == training.stop_ids
     (ids,) = training.encode_text(["The cat <|im_end|> sat. 猫"])
-    assert renderer.prompt(ids, 300) == training.prompt(ids, 300)
+    asked = training.ask(DATA.instruction)
+    assert renderer.prompt(ids, 300, renderer.ask(DATA.instruction)) == (
+        training.prompt(ids, 300, asked)
+    )
 
 
 def test_an_export_may_be_moved(export, tmp_path_factory):
@@ -62,15 +77,104 @@ def test_the_probes_hold_the_ids_of_whole_prompts(export):
 
 
 def test_the_digest_changes_with_every_promise(tokenizer):
-    renderers = [
-        PromptRenderer(tokenizer, DATA.instruction),
-        PromptRenderer(tokenizer, "Another instruction."),
-        PromptRenderer(tokenizer, DATA.instruction, "middle"),
+    renderers = [PromptRenderer(tokenizer), PromptRenderer(tokenizer, "middle")]
+    changes = [
+        {},
+        {"max_length": 301},
+        {"max_prompt": 201},
+        {"length_control": True},
+        {"instruction": "Another instruction."},
+        {"instruction": None},
+        {"train": (TRAIN, TRANSLATE), "instruction": None},
+        {"train": (replace(TRAIN, language="zh"),), "instruction": None},
     ]
-    limits = [DATA, Data(max_length=301, max_prompt=200), Data(max_length=300, max_prompt=201)]
-    digests = {make_contract(renderer, data).digest() for renderer in renderers for data in limits}
-    assert len(digests) == 9
-    assert make_contract(renderers[0], DATA).digest() in digests
+    settings = [replace(DATA, **change) for change in changes]
+    digests = {make_contract(one, data).digest() for one in renderers for data in settings}
+    assert len(digests) == len(renderers) * len(settings)
+    assert make_contract(PromptRenderer(tokenizer), DATA).digest() in digests
+
+
+def test_sets_of_several_tasks_and_languages_come_back_and_each_is_probed(export, tokenizer):
+    train = (TRAIN, replace(TRAIN, language="zh"), ANSWER, TRANSLATE, replace(TRAIN, weight=2.0))
+    data = Data(train=train, max_length=300)
+    made = make_contract(PromptRenderer(tokenizer), data)
+    write_contract(export, made)
+    contract, renderer = open_contract(export)
+    assert contract == made
+    assert [(one.task, one.language) for one in contract.instructions] == [
+        ("summarize", "en"),
+        ("summarize", "zh"),
+        ("answer", "en"),
+        ("translate", "en"),
+    ]
+    assert contract.instructions[0] == bundled("summarize", "en")
+    read = [renderer.tokenizer.decode(probe["ids"]) for probe in contract.probes]
+    assert "Summarize the text above." in read[0]
+    assert "请概括以上内容。" in read[1]
+    assert "Question: The cat sat on the mat." in read[2]
+    assert "Translate the text above into English." in read[3]
+
+
+def test_rows_with_languages_of_their_own_may_meet_every_bundled_set(tokenizer):
+    data = Data(train=(replace(TRAIN, language_column="lang"),))
+    held = make_contract(PromptRenderer(tokenizer), data).instructions
+    assert {one.language for one in held} >= {"en", "zh"}
+
+
+@pytest.fixture
+def made(tokenizer):
+    """Makes the contract of training sources and data settings."""
+    return lambda *train, **values: make_contract(
+        PromptRenderer(tokenizer), Data(train=train, **values)
+    )
+
+
+def test_a_test_source_is_asked_as_its_task_and_language_were_trained(made, caplog):
+    own = "Of the settings."
+    contract = made(TRAIN, replace(TRAIN, language="zh"), TRANSLATE)
+    changed = Data(instruction=own)  # since training: what was trained counts
+    assert contract.asked(TRAIN, "en", changed, Generate()) == "Summarize the text above."
+    assert contract.asked(TRAIN, "zh-CN", changed, Generate()) == "请概括以上内容。"
+    french = replace(TRANSLATE, target_language="fr")
+    assert contract.asked(french, "en", changed, Generate()) == (
+        "Translate the text above into French."
+    )
+    assert caplog.text == ""
+
+
+def test_what_was_not_trained_is_asked_in_the_source_s_own_words_with_a_warning(made, caplog):
+    contract = made(TRAIN)
+    asked = contract.asked(ANSWER, "en", Data(), Generate())
+    assert asked == bundled("answer", "en").paraphrases[0]
+    assert contract.asked(TRAIN, "zh", Data(), Generate()) == "请概括以上内容。"
+    assert [record.getMessage() for record in caplog.records] == [
+        "questions.jsonl: the model was not trained on task \"answer\" in language 'en'",
+        "train.jsonl: the model was not trained on task \"summarize\" in language 'zh'",
+    ]
+    with pytest.raises(ConfigError, match="no instructions for task"):
+        contract.asked(TRAIN, "fr", Data(), Generate())
+
+
+def test_of_two_sets_for_one_task_a_source_is_asked_by_its_own(made, tmp_path):
+    file = tmp_path / "own.toml"
+    file.write_text('task = "summarize"\nlanguage = "en"\nparaphrases = ["Own."]\n')
+    own = replace(TRAIN, instructions=str(file))
+    contract = made(TRAIN, own)
+    assert contract.asked(own, "en", Data(), Generate()) == "Own."
+    assert contract.asked(TRAIN, "en", Data(), Generate()) == "Summarize the text above."
+
+
+def test_a_length_is_asked_for_only_of_a_model_that_was_trained_for_it(made):
+    trained, untrained = made(TRAIN, length_control=True), made(TRAIN)
+    assert trained.asked(TRAIN, "en", Data(), Generate(words=20)) == (
+        "Summarize the text above in at most 20 words."
+    )
+    assert trained.asked(TRAIN, "en", Data(), Generate(sentences=1)) == (
+        "Summarize the text above in one sentence."
+    )
+    for key in ("words", "sentences"):
+        with pytest.raises(ConfigError, match=rf"^generate\.{key}: .*data\.length_control"):
+            untrained.asked(TRAIN, "en", Data(), Generate(**{key: 2}))
 
 
 def test_a_changed_chat_template_is_named(export):
@@ -97,7 +201,8 @@ def test_another_end_token_is_named(export):
 
 
 def test_a_changed_instruction_is_named_by_the_probes_it_does_not_give(export):
-    change(export, instruction="Translate it.")
+    (held,) = json.loads((export / FILE).read_text(encoding="utf-8"))["instructions"]
+    change(export, instructions=[{**held, "paraphrases": ["Translate it."]}])
     assert "differs: probes." in refusal(export)
 
 
@@ -146,7 +251,10 @@ def test_a_key_that_is_missing_is_named(export):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("instruction", 3),
+        ("instructions", []),
+        ("instructions", [3]),
+        ("instructions", [{"task": "summarize", "language": "en", "paraphrases": []}]),
+        ("length_control", "yes"),
         ("truncation", "tail"),
         ("truncation", None),
         ("max_length", "300"),
@@ -156,7 +264,7 @@ def test_a_key_that_is_missing_is_named(export):
 )
 def test_a_value_that_no_export_writes_is_named(export, name, value):
     change(export, **{name: value})
-    assert f"damaged: {name}: " in refusal(export)
+    assert re.search(rf"damaged: {name}(\.0)?: ", refusal(export))
 
 
 def test_a_missing_tokenizer_is_told(export):

@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from sumzero import demo
-from sumzero.config import load
 from sumzero.infer.generate import finished_generations
 from sumzero.records import read_all
+from sumzero.runfile import load
 from sumzero.runfolder import RunFolder, read_jsonl
 
 ROWS = {"train": 600, "test": 40}

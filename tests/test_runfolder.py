@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from sumzero.config import Model, RunConfig, check
+from sumzero.config import Model, RunConfig
 from sumzero.errors import RunError
-from sumzero.runfolder import RunFolder, atomic_file, atomic_folder, read_json, write_json
+from sumzero.runfile import check
+from sumzero.runfolder import RunFolder, alone, atomic_file, atomic_folder, read_json, write_json
 
 
 class Stop(Exception):
@@ -177,3 +178,14 @@ def test_a_model_made_from_scratch_lies_in_the_run_folder(tmp_path):
     assert folder.model_path(RunConfig(name="a")) == str(tmp_path / "model")
     hub = RunConfig(name="a", model=Model(path="org/model"))
     assert folder.model_path(hub) == "org/model"
+
+
+def test_one_process_at_a_time_is_at_work_in_a_folder(tmp_path):
+    with (
+        alone(tmp_path / "run", "sumzero prepare"),
+        pytest.raises(RunError, match="another `sumzero prepare` is at work there"),
+        alone(tmp_path / "run", "sumzero prepare"),
+    ):
+        pass
+    with alone(tmp_path / "run", "sumzero prepare"):
+        pass

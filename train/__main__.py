@@ -5,9 +5,9 @@ import sys
 import warnings
 
 from sumzero import log
-from sumzero.config import load
 from sumzero.errors import guarded
 from sumzero.ranks import ranks
+from sumzero.runfile import load
 
 
 def main() -> int:

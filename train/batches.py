@@ -1,86 +1,199 @@
 """Plan + token store -> packed batches: one bin is one row of tokens.
 
-Tokens of a sequence are its prompt and target without the last, which is predicted only. The
-supervised positions are those whose next token belongs to a target. A batch's state is its global
-step; nothing is skipped by re-reading.
+A document and the targets that share it are a family. It is laid out once: a prefix segment, and a
+branch a target, whose positions continue from the prefix; of a lone target, prefix and branch are
+one segment. Tokens of a branch are its prompt and its target without the last, which is predicted
+only. The supervised positions are those whose next token belongs to a target. A batch's state is
+its global step; nothing is skipped by re-reading.
 """
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
+from typing import Literal, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from sumzero.train.examples import TokenStore
-from sumzero.train.packing import EMPTY, Plan
+from sumzero.train.epoch import Epochs, Layout
+from sumzero.train.store import TokenStore
+
+Ids: TypeAlias = NDArray[np.int32] | Sequence[int]
+LossWeight: TypeAlias = Literal["token", "target"]
+_AHEAD = 4  # steps that are built before they are asked for
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One target of a document.
+
+    `prompt` is the instruction and the assistant's header, empty where the prefix already ends with
+    them; `target` ends with the end of turn and is never empty.
+    """
+
+    prompt: Ids
+    target: Ids
+
+
+@dataclass(frozen=True)
+class Family:
+    """A document, the `prefix`, which is not empty, and the targets that share it."""
+
+    prefix: Ids
+    branches: tuple[Branch, ...]
 
 
 @dataclass(frozen=True)
 class Batch:
     """One packed bin.
 
-    `input_ids` and `position_ids` are (1, T); `lengths` the tokens of each sequence; `positions`
-    (S) the supervised positions in the row and `labels` (S) what follows them. An empty bin has one
-    token and S = 0, so that all ranks run the same collectives.
+    `input_ids` and `position_ids` are (1, T), int64; `lengths` (N) the tokens of each segment and
+    `prefix_of` (N) the segment that each one continues, or -1. `positions` (S) are the supervised
+    positions in the row, `labels` (S) what follows them, `weights` (S, float32) what each counts in
+    the loss. The last token of a prefix occurs once for each branch whose target follows it. An
+    empty bin has one token and S = 0, so that all ranks run the same collectives.
     """
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
     lengths: tuple[int, ...]
+    prefix_of: tuple[int, ...]
     positions: torch.Tensor
     labels: torch.Tensor
+    weights: torch.Tensor
 
 
 @dataclass(frozen=True)
 class StepBatches:
-    """One rank's micro-batches of a step. The counts are of all ranks together."""
+    """One rank's micro-batches of a step.
+
+    `weight`, which the summed loss is divided by, and the tokens are of all ranks together.
+    """
 
     batches: list[Batch]
+    weight: int
     supervised_tokens: int
     tokens: int
 
 
-def make_batch(sequences: list[tuple[list[int], list[int]]], pad_id: int) -> Batch:
-    """Lays (prompt ids, target ids) sequences side by side in one row."""
-    input_ids: list[int] = []
-    position_ids: list[int] = []
+def make_batch(families: Sequence[Family], pad_id: int, loss_weight: LossWeight = "token") -> Batch:
+    """Lays families side by side in one row; no family gives an empty bin of one `pad_id`.
+
+    A supervised token weighs 1 by "token"; by "target", the tokens of a target weigh 1 together.
+    """
+    ids: list[Ids] = []
+    starts: list[int] = []  # the position of each segment's first token
     lengths: list[int] = []
-    positions: list[int] = []
-    labels: list[int] = []
-    for prompt, target in sequences:
-        start, length = len(input_ids), len(prompt) + len(target) - 1
-        input_ids += prompt + target[:-1]
-        position_ids += range(length)
-        lengths.append(length)
-        positions += range(start + len(prompt) - 1, start + length)
-        labels += target
-    if not sequences:
-        input_ids, position_ids, lengths = [pad_id], [0], [1]
+    prefix_of: list[int] = []
+    supervised: list[NDArray[np.int64]] = []
+    targets: list[Ids] = []
+    end = 0  # of what is laid out so far
+    for family in families:
+        prefix = len(lengths)
+        prefix_length = len(family.prefix)
+        is_shared = sum(_num_fed(branch) > 0 for branch in family.branches) > 1
+        ids.append(family.prefix)
+        starts.append(0)
+        lengths.append(prefix_length)
+        prefix_of.append(-1)
+        end = prefix_end = end + prefix_length
+        for branch in family.branches:
+            num_fed = _num_fed(branch)
+            ids += [branch.prompt, branch.target[:-1]]
+            positions = np.arange(end + len(branch.prompt) - 1, end + num_fed)
+            if not len(branch.prompt):
+                positions[0] = prefix_end - 1
+            supervised.append(positions)
+            targets.append(branch.target)
+            end += num_fed
+            if is_shared and num_fed:
+                starts.append(prefix_length)
+                lengths.append(num_fed)
+                prefix_of.append(prefix)
+            elif num_fed:
+                lengths[prefix] += num_fed
+    if not families:
+        ids, starts, lengths, prefix_of = [[pad_id]], [0], [1], [-1]
+    weights = [
+        np.full(len(target), 1 / len(target) if loss_weight == "target" else 1, np.float32)
+        for target in targets
+    ]
+    shift = np.array(starts) - np.cumsum([0, *lengths[:-1]])  # from the row to the segment
+    row_T = _joined(ids)
+    position_T = np.arange(len(row_T)) + np.repeat(shift, lengths)
     return Batch(
-        torch.tensor([input_ids]),
-        torch.tensor([position_ids]),
+        torch.from_numpy(row_T)[None],
+        torch.from_numpy(position_T)[None],
         tuple(lengths),
-        torch.tensor(positions, dtype=torch.int64),
-        torch.tensor(labels, dtype=torch.int64),
+        tuple(prefix_of),
+        torch.from_numpy(_joined(supervised)),
+        torch.from_numpy(_joined(targets)),
+        torch.from_numpy(np.concatenate([np.zeros(0, np.float32), *weights])),
     )
 
 
-def bin_batch(store: TokenStore, plan: Plan, bin_: int, pad_id: int) -> Batch:
-    """The batch of one bin; EMPTY gives an empty one."""
-    members = [] if bin_ == EMPTY else plan.members(bin_).tolist()
-    return make_batch([store.sequence(index) for index in members], pad_id)
+def _num_fed(branch: Branch) -> int:
+    return len(branch.prompt) + len(branch.target) - 1
+
+
+def _joined(pieces: Sequence[Ids | NDArray[np.int64]]) -> NDArray[np.int64]:
+    return np.concatenate([np.zeros(0, np.int64), *(np.asarray(x, np.int64) for x in pieces)])
+
+
+def family(store: TokenStore, layout: Layout, piece: int) -> Family:
+    """The document and branches of a piece of the plan."""
+    example, begin, end = (int(x[piece]) for x in (layout.example, layout.begin, layout.end))
+    document, questions, targets = store.row(example)
+    first = int(store.offsets[example])
+    prompts = [
+        store.template.asked(
+            int(store.way[branch]), int(layout.paraphrase[branch]), questions[branch - first]
+        )
+        for branch in range(begin, end)
+    ]
+    prefix = [np.array(store.template.head, np.int32), document]
+    if store.alike[example]:  # the whole prompt is shared
+        prefix.append(prompts[0])
+        prompts = [prompts[0][:0]] * len(prompts)
+    branches = zip(prompts, targets[begin - first : end - first], strict=True)
+    return Family(np.concatenate(prefix), tuple(Branch(*ids) for ids in branches))
 
 
 def batches(
-    store: TokenStore, plan: Plan, *, rank: int, world: int, start: int, stop: int, pad_id: int
+    epochs: Epochs,
+    *,
+    rank: int,
+    world: int,
+    start: int,
+    stop: int,
+    pad_id: int,
+    loss_weight: LossWeight = "token",
 ) -> Iterator[tuple[int, StepBatches]]:
-    """Yields (global step, one rank's batches) for the steps from `start` up to `stop`."""
-    for step in range(start, stop):
-        bins = plan.assignment(step, world)[:, rank]
-        yield (
-            step,
-            StepBatches(
-                [bin_batch(store, plan, int(bin_), pad_id) for bin_ in bins],
-                plan.step_supervised(step),
-                plan.step_tokens(step),
-            ),
-        )
+    """Yields (global step, one rank's batches) for the steps from `start` up to `stop`.
+
+    A thread builds them a few steps ahead, and plans the next epoch in time.
+    """
+
+    def build(step: int) -> tuple[int, StepBatches]:
+        epoch, index = epochs.locate(step)
+        plan, layout = epoch.plan, epoch.layout
+        bins = plan.assignment(index, world)[:, rank].tolist()
+        members = [[family(epochs.store, layout, i) for i in plan.members(bin_)] for bin_ in bins]
+        made = [make_batch(families, pad_id, loss_weight) for families in members]
+        all_bins = plan.step(index)
+        counts = (plan.weight, plan.supervised, plan.tokens)
+        return step, StepBatches(made, *(int(count[all_bins].sum()) for count in counts))
+
+    with ThreadPoolExecutor(1, "batches") as pool:
+        steps = iter(range(start, stop))
+        ahead = deque(pool.submit(build, step) for step in islice(steps, _AHEAD))
+        try:
+            while ahead:
+                yield ahead.popleft().result()
+                ahead.extend(pool.submit(build, step) for step in islice(steps, 1))
+        finally:
+            for waiting in ahead:
+                waiting.cancel()

@@ -116,13 +116,13 @@ class Engine:
         model: torch.nn.Module = self._engine
         return model
 
-    def backward(self, summed_loss: torch.Tensor, step_supervised: int) -> None:
-        """Adds a micro-batch's gradient: that of its summed loss over the step's global count.
+    def backward(self, summed_loss: torch.Tensor, step_weight: int) -> None:
+        """Adds a micro-batch's gradient: that of its summed loss over the step's global weight.
 
         ZeRO averages gradients over ranks, hence the factor; accumulation must not divide again.
         """
         self._engine.backward(
-            summed_loss * (self._world / max(1, step_supervised)), scale_wrt_gas=False
+            summed_loss * (self._world / max(1, step_weight)), scale_wrt_gas=False
         )
 
     def step(self, lr: float) -> None:

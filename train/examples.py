@@ -1,110 +1,90 @@
-"""Records -> the token store: tokenised once, before training, into memory-mapped Arrow files.
+"""Records -> the token stores of a run: `sumzero prepare`, on a CPU, before any GPU is held.
 
-A row of the store is an example: one document's prompt and its k targets, as token ids.
+    blocks of rows --workers--> parts --hashes, sorted--> store: an example a row, a document once
 
-    id: string   prompt: list<int32>   targets: list<list<int32>>   document_tokens, document_kept
-
-A target's ids end with the end of turn. Where prompt + target exceed the limit, only the document
-is cut, for the longest target; a row whose target leaves no room for a document is rejected, never
-shortened. Training reads the store and never tokenises.
+Memory is fixed but for a few arrays of 8 bytes a record. A stopped preparation goes on from its
+parts; a store whose content and settings have not changed is kept. Where prompt and target exceed
+the limit only the document is cut, or the row is rejected with its reason: read = kept + rejected.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from itertools import islice
+import os
+import shutil
+from array import array
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset
+from numpy.typing import NDArray
 
-from sumzero.config import RunConfig, Source, as_dict
-from sumzero.errors import DataError, RunError
-from sumzero.log import logger, progress
+from sumzero.config import Data, RunConfig, Source
+from sumzero.errors import ConfigError, DataError, RunError
+from sumzero.instructions import sets_of
+from sumzero.log import logger
 from sumzero.prompt import PromptRenderer
-from sumzero.records import Record, Reject, Rejects, read
-from sumzero.runfolder import RunFolder, read_json, write_json
+from sumzero.readers import digest
+from sumzero.records import Reject, first_of_each_id
+from sumzero.runfile import as_dict
+from sumzero.runfolder import RunFolder, atomic_file, read_json, write_json
+from sumzero.train.data_report import describe, describe_plan, leakage
+from sumzero.train.epoch import Epochs
+from sumzero.train.joins import Parts, examples, join, number_ways, repeats
+from sumzero.train.parts import Tokeniser, Ways, hash_of
+from sumzero.train.store import SCHEMA, Template, TokenStore
+from sumzero.train.tally import Tally
+from sumzero.train.workers import tokenise
 
-_BATCH = 1000  # records tokenised at once, by all cores
-_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("prompt", pa.list_(pa.int32())),
-        ("targets", pa.list_(pa.list_(pa.int32()))),
-        ("document_tokens", pa.int32()),
-        ("document_kept", pa.int32()),
-    ]
-)
-
-
-@dataclass
-class SplitReport:
-    """What became of a split's rows. Tokens are of prompts and targets as they are trained on."""
-
-    read: int = 0
-    kept: int = 0
-    rejected: int = 0
-    sequences: int = 0
-    tokens: int = 0
-    supervised_tokens: int = 0
-    documents_cut: int = 0
-    document_tokens_cut: int = 0
-
-
-class TokenStore:
-    """The examples of a split, memory-mapped. A sequence is one (example, target) pair."""
-
-    def __init__(self, file: Path) -> None:
-        if not file.is_file():
-            raise RunError(f"{file} is missing; run `sumzero prepare RUN.toml` first")
-        self._rows = Dataset.from_file(str(file)).with_format("arrow")
-        table = self._rows.data.table
-        num_targets = pa.compute.list_value_length(table["targets"]).to_numpy()
-        prompts = pa.compute.list_value_length(table["prompt"]).to_numpy()
-        targets = pa.compute.list_value_length(pa.compute.list_flatten(table["targets"]))
-        self.example_of = np.repeat(np.arange(len(num_targets)), num_targets)
-        first = np.repeat(np.cumsum(num_targets) - num_targets, num_targets)
-        self._target_of = np.arange(len(self.example_of)) - first
-        # Tokens a target is predicted at, and tokens that are fed: the last is predicted only.
-        self.supervised = targets.to_numpy().astype(np.int64)
-        self.lengths = prompts[self.example_of].astype(np.int64) + self.supervised - 1
-
-    def __len__(self) -> int:
-        """Number of sequences."""
-        return len(self.example_of)
-
-    def sequence(self, index: int) -> tuple[list[int], list[int]]:
-        """(prompt ids, target ids) of a sequence."""
-        row = self._rows[int(self.example_of[index])]
-        target = row["targets"][0][int(self._target_of[index])]
-        return row["prompt"][0].as_py(), target.as_py()
-
-    def identity(self, index: int) -> str:
-        """The record id of a sequence."""
-        return str(self._rows[int(self.example_of[index])]["id"][0].as_py())
+_FORMAT = 2  # of the stores
+_SPLITS = ("train", "validation", "test")
+_LATER = ("share_documents",)  # settings that no store depends on
+_NOT_OF_DATA = ("model", "model.scratch", "seed", "instructions")
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
-    """What the stores of a run depend on among its settings."""
-    return {key: value for key, value in as_dict(config.data).items() if key != "test"}
+    """What the stores of a run, and the words that its export will ask with, depend on."""
+    data, model = config.data, config.model
+    values = _of_data(data)
+    sets = [asdict(one) for one in sets_of(data.train + data.validation, data)]
+    values["instructions"] = hashlib.sha256(json.dumps(sets).encode()).hexdigest()
+    values["model"] = {"path": model.path, "revision": model.revision}
+    if model.path == "scratch":
+        values |= {"model.scratch": as_dict(model.scratch), "seed": config.seed}
+    for split in ("train", "validation"):
+        values[split] = [_of_source(source) for source in getattr(config.data, split)]
+    return values
+
+
+def _of_data(data: Data) -> dict[str, Any]:
+    return {key: value for key, value in as_dict(data).items() if key not in _SPLITS + _LATER}
+
+
+def _of_source(source: Source) -> dict[str, Any]:
+    return {key: value for key, value in as_dict(source).items() if key != "weight"}
 
 
 def check_prepared(config: RunConfig, folder: RunFolder) -> str:
-    """The digest of the prepared data. Raises RunError where they were prepared otherwise."""
+    """The digest of the training data. Raises RunError where they were prepared otherwise."""
     report = read_json(folder.data_report, "sumzero prepare RUN.toml")
+    try:
+        then, digest_ = dict(report["settings"]), str(report["splits"]["train"]["digest"])
+    except (KeyError, TypeError, ValueError):
+        raise RunError(
+            f"{folder.data_report}: not of this version, or damaged; run `sumzero prepare RUN.toml`"
+        ) from None
     now = settings_of(config)
-    changed = [
-        key for key in now | report["settings"] if now.get(key) != report["settings"].get(key)
-    ]
+    changed = [key for key in now | then if now.get(key) != then.get(key)]
     if changed:
-        names = ", ".join(f"data.{key}" for key in sorted(changed))
+        # Other settings bring other instructions: told only where their files alone have changed.
+        named = sorted({*changed} - {"instructions"}) or ["instructions"]
+        names = ", ".join(key if key in _NOT_OF_DATA else f"data.{key}" for key in named)
         raise RunError(
             f"{folder.data}: prepared with other settings ({names}); run `sumzero prepare`"
         )
-    return str(report["digest"])
+    return digest_
 
 
 def store_file(folder: RunFolder, split: str) -> Path:
@@ -112,159 +92,183 @@ def store_file(folder: RunFolder, split: str) -> Path:
     return folder.data / f"{split}.arrow"
 
 
-def prepare(config: RunConfig, folder: RunFolder, renderer: PromptRenderer) -> dict[str, Any]:
+def prepare(
+    config: RunConfig,
+    folder: RunFolder,
+    renderer: PromptRenderer,
+    hidden_size: int,
+    processes: int | None = None,
+) -> dict[str, Any]:
     """Builds the stores of the train and validation splits and `data_report.json`.
 
-    Does nothing where data, settings and tokenizer are those of the stores that are there. The test
-    split is read too, so that its faults show before training. Raises DataError where a split has
-    no usable row; nothing then replaces an earlier store.
+    `hidden_size` is the model's, for the plan that the report tells of. `processes` tokenise; by
+    default one a core. The test split is read too, and the smaller splits before the training data,
+    so that their faults show early. Raises DataError where a source has no usable row; nothing then
+    replaces an earlier store.
     """
-    sources = {
-        split: source
-        for split, source in (("train", config.data.train), ("validation", config.data.validation))
-        if source is not None
-    }
-    if "train" not in sources:
+    data = config.data
+    if not data.train:
         raise DataError("data.train: no training data; set data.train.path")
-    test = config.data.test
-    digest = _digest(config, sources | ({"test": test} if test else {}), renderer)
-    files = {split: store_file(folder, split) for split in sources}
-    if folder.data_report.is_file() and all(file.is_file() for file in files.values()):
-        report: dict[str, Any] = read_json(folder.data_report, "sumzero prepare")
-        if report.get("digest") == digest:
-            logger.info("data is prepared already: %s", folder.data_report)
-            return report
+    if processes is not None and processes < 1:
+        raise ConfigError("--processes: must be at least 1")
     folder.data.mkdir(parents=True, exist_ok=True)
-    folder.data_report.unlink(missing_ok=True)  # what follows is not what it speaks of
-    rejects = Rejects()
-    splits = {}
-    for split, source in sources.items():
-        rejected = Rejects()
-        splits[split] = _build(source, files[split], config, renderer, split, rejected)
-        rejects.rows += rejected.rows
-    if test:
-        rejected = Rejects()
-        count = sum(1 for _ in rejected.sift(read(test, need_targets=True)))
-        rejected.finish(test, count)
-        rejects.rows += rejected.rows
-        splits["test"] = SplitReport(count + len(rejected.rows), count, len(rejected.rows))
-    rejects.write(folder.rejected)
-    report = {
-        "digest": digest,
-        "settings": settings_of(config),
-        "splits": {split: asdict(counts) for split, counts in splits.items()},
-        "rejected_by_reason": rejects.reasons(),
+    digests = {
+        split: _digest(data, getattr(data, split), renderer)
+        for split in _SPLITS
+        if getattr(data, split)
     }
+    for split, digest_ in reversed(digests.items()):
+        if _counts(folder, split).get("digest") == digest_:
+            logger.info("%s data is prepared already", split)
+            continue
+        folder.data_report.unlink(missing_ok=True)  # what follows is not what it speaks of
+        tally = Tally()
+        if split == "test":
+            _read_through(data.test, folder, tally)
+        else:
+            workers = processes or len(os.sched_getaffinity(0))
+            _build(split, data, folder, renderer, tally, digest_, workers)
+        write_json(_counts_file(folder, split), {"digest": digest_, **tally.summary()})
+        shutil.rmtree(_work(folder, split), ignore_errors=True)
+    splits = {split: _counts(folder, split) for split in digests}
+    report: dict[str, Any] = {"settings": settings_of(config), "splits": splits}
+    stores = {split: TokenStore(store_file(folder, split)) for split in splits if split != "test"}
+    for split, store in stores.items():
+        splits[split] |= describe(store, splits[split]["sources"])
+    hashes = {split: store.hash for split, store in stores.items()}
+    if "test" in splits:
+        hashes["test"] = _test_hashes(_result_file(folder, "test"))
+    report["leakage"] = leakage(hashes)
+    report["plan"] = describe_plan(Epochs(stores["train"], config, hidden_size))
+    with atomic_file(folder.rejected) as out:
+        for split in splits:
+            with _rejects_file(folder, split).open(encoding="utf-8") as rows:
+                shutil.copyfileobj(rows, out)
     write_json(folder.data_report, report)
     return report
 
 
-def _build(
-    source: Source,
-    file: Path,
-    config: RunConfig,
-    renderer: PromptRenderer,
-    split: str,
-    rejects: Rejects,
-) -> SplitReport:
-    report = SplitReport()
-    partial = file.with_suffix(".partial")
+def _rejects_file(folder: RunFolder, split: str) -> Path:
+    return folder.data / f"{split}.rejected.jsonl"
+
+
+def _result_file(folder: RunFolder, split: str) -> Path:
+    """What a split's preparation leaves; of the test split, hashes of its documents."""
+    return folder.data / "test.hashes.npy" if split == "test" else store_file(folder, split)
+
+
+def _counts_file(folder: RunFolder, split: str) -> Path:
+    """The digest and counts of a split; written last, it says that the split is prepared."""
+    return folder.data / f"{split}.json"
+
+
+def _counts(folder: RunFolder, split: str) -> dict[str, Any]:
+    """What `_counts_file` holds; nothing where the split is not prepared, or it is damaged."""
+    found: Any = {}
+    if all(file(folder, split).is_file() for file in (_rejects_file, _result_file)):
+        with suppress(RunError):
+            found = read_json(_counts_file(folder, split), "sumzero prepare RUN.toml")
+    return found if isinstance(found, dict) else {}
+
+
+def _work(folder: RunFolder, split: str) -> Path:
+    """Where the parts of a split lie until its store is whole."""
+    return folder.data / f"{split}.parts"
+
+
+def _read_through(sources: tuple[Source, ...], folder: RunFolder, tally: Tally) -> None:
+    """Reads the test split: its rejects, and hashes of its documents."""
+    hashes = []
+    source_of: dict[str, Source] = {}
+    with atomic_file(_rejects_file(folder, "test")) as out:
+        for source in sources:
+            found = array("Q")
+            for row in first_of_each_id(source, need_targets=True, seen=set()):
+                if isinstance(row, Reject):
+                    tally.reject([row], out)
+                elif source_of.setdefault(row.id, source) is not source:
+                    raise DataError(
+                        f"{source.path}:{row.line}: id {row.id!r} is also in "
+                        f"{source_of[row.id].path}; results are told apart by it"
+                    )
+                else:
+                    found.append(hash_of(row.document))
+            tally.close(source, len(found))
+            hashes.append(np.frombuffer(found, dtype=np.uint64))
+        _counts_file(folder, "test").unlink(missing_ok=True)
+    np.save(_result_file(folder, "test"), np.concatenate(hashes))
+
+
+def _test_hashes(file: Path) -> NDArray[np.uint64]:
     try:
-        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_stream(sink, _SCHEMA) as out:
-            records = rejects.sift(read(source, need_targets=True))
-            with progress(iter(()), f"tokenising {split}", unit=" records") as bar:
-                while batch := list(islice(records, _BATCH)):
-                    rows = list(_examples(batch, source, config, renderer, report, rejects))
-                    out.write_batch(pa.RecordBatch.from_pylist(rows, schema=_SCHEMA))
-                    report.kept += len(rows)
-                    bar.update(len(batch))
-        rejects.finish(source, report.kept)
-        partial.replace(file)
+        found: NDArray[np.uint64] = np.load(file, allow_pickle=False)
+    except (ValueError, EOFError):
+        raise RunError(f"{file}: damaged; remove it and run `sumzero prepare RUN.toml`") from None
+    return found
+
+
+def _build(
+    split: str,
+    data: Data,
+    folder: RunFolder,
+    renderer: PromptRenderer,
+    tally: Tally,
+    digest_: str,
+    processes: int,
+) -> None:
+    """Tokenises and joins the sources of a split into its store."""
+    work = _work(folder, split) / digest_[:16]
+    for stale in work.parent.glob("*"):
+        if stale != work:
+            shutil.rmtree(stale, ignore_errors=True)
+    parts: list[Parts] = []
+    kept: list[NDArray[np.bool_]] = []
+    with atomic_file(_rejects_file(folder, split)) as rejected:
+        for number, source in enumerate(getattr(data, split)):
+            tokeniser = Tokeniser(source, data, renderer)
+            of_source = Parts(tokenise(tokeniser, work / str(number), split, processes))
+            tally.reject(of_source.rejects(), rejected)
+            kept.append(np.ones(len(of_source), dtype=np.bool_))
+            for row, reject in repeats(of_source, duplicates=data.duplicates == "drop"):
+                kept[-1][row] = False
+                tally.reject([reject], rejected)
+            tally.close(source, int(kept[-1].sum()))
+            parts.append(of_source)
+        _counts_file(folder, split).unlink(missing_ok=True)
+    ways = number_ways(parts)
+    store = store_file(folder, split)
+    partial = store.with_suffix(".partial")
+    schema = SCHEMA.with_metadata({"template": _template(renderer, ways).to_json()})
+    try:
+        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_stream(sink, schema) as out:
+            for number, (of_source, rows) in enumerate(zip(parts, kept, strict=True)):
+                for batch in examples(of_source, join(of_source, rows), number, ways):
+                    out.write_batch(batch)
+        partial.replace(store)
     finally:
         partial.unlink(missing_ok=True)
-    report.rejected = len(rejects.rows)
-    report.read = report.kept + report.rejected
-    if report.documents_cut:
-        logger.info(
-            "%s: %d of %d documents cut (%s), %d tokens left out",
-            split,
-            report.documents_cut,
-            report.kept,
-            config.data.truncation,
-            report.document_tokens_cut,
-        )
-    return report
 
 
-def _examples(
-    batch: list[Record],
-    source: Source,
-    config: RunConfig,
-    renderer: PromptRenderer,
-    report: SplitReport,
-    rejects: Rejects,
-) -> Iterator[dict[str, Any]]:
-    data = config.data
-    documents = renderer.encode_text([record.document for record in batch])
-    texts = iter(renderer.encode_text([text for record in batch for text in record.targets]))
-    for record, document in zip(batch, documents, strict=True):
-        targets = [next(texts) + renderer.end_ids for _ in record.targets]
-        longest = max(len(target) for target in targets)
-        limit = min(data.max_prompt or data.max_length, data.max_length - longest)
-        prompt = renderer.prompt(document, limit, record.instruction)
-        if prompt is None:
-            reason = _why_too_long(len(document), longest, limit, config, renderer, record)
-            if data.truncation == "error" and "target" not in reason:
-                raise DataError(f"{source.path}:{record.line}: {reason}")
-            rejects.add(Reject(source.path, record.line, reason, record.id))
-            continue
-        cut = prompt.document_tokens - prompt.document_kept
-        report.sequences += len(targets)
-        report.tokens += sum(len(prompt.ids) + len(target) for target in targets)
-        report.supervised_tokens += sum(map(len, targets))
-        report.documents_cut += cut > 0
-        report.document_tokens_cut += cut
-        yield {
-            "id": record.id,
-            "prompt": prompt.ids,
-            "targets": targets,
-            "document_tokens": prompt.document_tokens,
-            "document_kept": prompt.document_kept,
-        }
-
-
-def _why_too_long(
-    document: int,
-    target: int,
-    limit: int,
-    config: RunConfig,
-    renderer: PromptRenderer,
-    record: Record,
-) -> str:
-    fixed = renderer.fixed_tokens(record.instruction)
-    if limit - fixed < 1:
-        return (
-            f"target too long: {target} tokens, with {fixed} of template and instruction, leave no "
-            f"room for the document in data.max_length = {config.data.max_length}"
-        )
-    return (
-        f"document too long: {document} tokens, {limit - fixed} fit, and data.truncation = "
-        f'"{config.data.truncation}" does not cut'
+def _template(renderer: PromptRenderer, ways: dict[Ways, int]) -> Template:
+    return Template(
+        renderer.head_ids,
+        renderer.tail_ids,
+        [[renderer.ask_parts(text) for text in way] for way in ways],
+        renderer.truncation.rule,
     )
 
 
-def _digest(config: RunConfig, sources: dict[str, Source], renderer: PromptRenderer) -> str:
-    state = hashlib.sha256()
-    for split, source in sources.items():
-        state.update(f"{split} {json.dumps(as_dict(source))}".encode())
-        file = Path(source.path)
-        if not file.is_file():
-            raise DataError(f"{file}: no such file (data.{split}.path)")
-        with file.open("rb") as content:
-            state.update(hashlib.file_digest(content, "sha256").digest())
-    data = as_dict(config.data)
-    limits = {key: data.get(key) for key in ("max_length", "max_prompt", "truncation")}
-    state.update(json.dumps([renderer.instruction, limits, renderer.end_ids]).encode())
+def _digest(data: Data, sources: tuple[Source, ...], renderer: PromptRenderer) -> str:
+    """A hash of all that a split's store depends on.
+
+    Raises DataError where a file is missing, ConfigError where a source cannot be asked for.
+    """
+    state = hashlib.sha256(json.dumps([_FORMAT, _of_data(data)]).encode())
+    for source in sources:
+        asked = [asdict(one) for one in sets_of([source], data)]
+        state.update(json.dumps([_of_source(source), asked]).encode())
+        state.update(digest(source).encode())
+    around = [renderer.head_ids, renderer.tail_ids, renderer.encode_targets(["."])]
+    state.update(json.dumps(around).encode())
     state.update(renderer.tokenizer.backend_tokenizer.to_str().encode())
-    state.update(str(renderer.tokenizer.chat_template).encode())
     return state.hexdigest()

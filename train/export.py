@@ -10,11 +10,13 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-from sumzero.config import RunConfig, as_dict
+from sumzero.config import RunConfig
 from sumzero.contract import make_contract, write_contract
 from sumzero.errors import RunError
+from sumzero.loading import load_tokenizer
 from sumzero.log import logger
-from sumzero.prompt import PromptRenderer, load_tokenizer
+from sumzero.prompt import PromptRenderer
+from sumzero.runfile import as_dict
 from sumzero.runfolder import RunFolder, atomic_folder
 from sumzero.train import checkpoint
 from sumzero.train.engine import consolidated_weights
@@ -39,7 +41,7 @@ def export(config: RunConfig, name: str | None = None) -> Path:
     checkpoint.check_resumable(state, now, folder.checkpoints / name)
     path = folder.model_path(config)
     tokenizer = load_tokenizer(path, config.model.revision)
-    renderer = PromptRenderer(tokenizer, config.data.instruction, config.data.truncation)
+    renderer = PromptRenderer(tokenizer, config.data.truncation)
     dtype = getattr(torch, config.model.dtype)
     weights = consolidated_weights(folder.checkpoints, name)
     settings = AutoConfig.from_pretrained(

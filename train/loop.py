@@ -8,20 +8,23 @@ from typing import Any
 
 import torch
 
-from sumzero.config import RunConfig, as_dict
-from sumzero.errors import DataError, RunError
+from sumzero.config import RunConfig
+from sumzero.errors import DataError
 from sumzero.kernels.packed_attention import choose_backend
+from sumzero.loading import load_tokenizer
 from sumzero.log import logger, progress
-from sumzero.prompt import load_tokenizer
 from sumzero.ranks import Ranks
+from sumzero.runfile import as_dict
 from sumzero.runfolder import RunFolder, write_json
 from sumzero.train import checkpoint, engine
 from sumzero.train.batches import StepBatches, batches
-from sumzero.train.examples import TokenStore, check_prepared, store_file
+from sumzero.train.epoch import Epochs
+from sumzero.train.examples import check_prepared, store_file
 from sumzero.train.loss import summed_loss
-from sumzero.train.model import check_context, load_model, prove_packing
-from sumzero.train.packing import Plan, make_plan
+from sumzero.train.model import check_context, hidden_size, load_model, prove_packing
+from sumzero.train.packing import Plan
 from sumzero.train.schedule import learning_rate
+from sumzero.train.store import TokenStore
 from sumzero.train.throughput import Throughput
 
 
@@ -34,9 +37,9 @@ def train(config: RunConfig, who: Ranks) -> None:
     folder = RunFolder.of(config)
     path = folder.model_path(config)
     store = TokenStore(store_file(folder, "train"))
-    plan = make_run_plan(store, config)
-    num_steps = _num_steps(plan, config)
-    expected = _identity(config, check_prepared(config, folder), plan, who)
+    epochs = make_epochs(store, config, hidden_size(path, config.model.revision))
+    num_steps = epochs.num_steps
+    expected = _identity(config, check_prepared(config, folder), epochs, who)
     resumed_from = checkpoint.newest(folder.checkpoints)
     start = 0
     if resumed_from is not None:
@@ -47,7 +50,7 @@ def train(config: RunConfig, who: Ranks) -> None:
             logger.info("trained already: %s", folder.checkpoints / resumed_from)
             return
     settings = engine.deepspeed_settings(
-        config.model, config.train, plan.num_micro_steps(who.world)
+        config.model, config.train, epochs.num_micro_steps(who.world)
     )
     tokenizer = load_tokenizer(path, config.model.revision)
     check_context(path, config.data.max_length, config.model.revision)
@@ -61,21 +64,25 @@ def train(config: RunConfig, who: Ranks) -> None:
     if config.train.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     trainer = engine.Engine(model, settings, config.train)
-    difference = prove_packing(trainer.model, backend, len(tokenizer))
+    shared = config.data.share_documents and store.num_branches > len(store)
+    difference = prove_packing(trainer.model, backend, len(tokenizer), shared=shared)
     if resumed_from is not None:
         trainer.load(folder.checkpoints, resumed_from)
     if who.is_main:
-        if config.data.validation is not None:
+        if config.data.validation:
             logger.warning("data.validation is prepared, but no validation loss is computed yet")
         folder.begin(config)
         write_json(folder.environment, _environment(who, device, backend))
-        _write_plan(plan, num_steps, folder)
+        plan = epochs.epoch(0).plan
+        _write_plan(plan, epochs, folder)
         folder.events.write(
             "start", step=start, steps=num_steps, ranks=who.world, packing_difference=difference
         )
         logger.info(
-            "%s: %d sequences in %d bins (%.1f%% full), %d steps on %d x %s, attention: %s%s",
+            "%s: %d targets of %d documents in %d bins (%.1f%% full), %d steps on %d x %s, "
+            "attention: %s%s",
             path,
+            store.num_branches,
             len(store),
             plan.num_bins,
             100 * plan.efficiency,
@@ -90,20 +97,26 @@ def train(config: RunConfig, who: Ranks) -> None:
     throughput = Throughput()
     pad_id = tokenizer.pad_token_id or 0
     feed = batches(
-        store, plan, rank=who.rank, world=who.world, start=start, stop=num_steps, pad_id=pad_id
+        epochs,
+        rank=who.rank,
+        world=who.world,
+        start=start,
+        stop=num_steps,
+        pad_id=pad_id,
+        loss_weight=config.train.loss_weight,
     )
-    loss_sum, num_supervised = torch.zeros((), device=device), 0  # since the last log
+    loss_sum, weight = torch.zeros((), device=device), 0  # since the last log
     with progress(iter(()), "training", total=num_steps, unit="step") as bar:
         bar.update(start)
         for step, work in feed:
             lr = learning_rate(step, num_steps, config.train)
             loss_sum += train_step(trainer, work, backend, lr)
-            num_supervised += work.supervised_tokens
+            weight += work.weight
             throughput.add(work.tokens)
             done = step + 1
             if done % config.train.log_every == 0 or done == num_steps:
-                loss = float(trainer.total(loss_sum)) / max(1, num_supervised)
-                loss_sum, num_supervised = torch.zeros_like(loss_sum), 0
+                loss = float(trainer.total(loss_sum)) / max(1, weight)
+                loss_sum, weight = torch.zeros_like(loss_sum), 0
                 _log(folder, bar, who, trainer, throughput, loss=loss, lr=lr, step=done)
             if done == num_steps or _is_due(done, config.train.save_every):
                 state = {**expected, "tokens_per_second": round(throughput.overall, 1)}
@@ -125,44 +138,30 @@ def train_step(trainer: engine.Engine, work: StepBatches, backend: str, lr: floa
     total = torch.zeros((), device=next(trainer.model.parameters()).device)
     for batch in work.batches:
         loss = summed_loss(trainer.model, batch, backend)
-        trainer.backward(loss, work.supervised_tokens)
+        trainer.backward(loss, work.weight)
         trainer.step(lr)
         total += loss.detach()
     return total
 
 
-def make_run_plan(store: TokenStore, config: RunConfig) -> Plan:
-    """The plan of a run's training data. Raises DataError or RunError where it cannot be made."""
-    if store.supervised.sum() == 0:
-        raise DataError("data.train: there is no supervised token in all of the data")
-    longest = int(store.lengths.max())
-    if longest > config.data.max_length:
-        raise RunError(
-            f"data.max_length = {config.data.max_length}, but the prepared data hold {longest} "
-            "tokens; run `sumzero prepare` again"
-        )
-    return make_plan(
-        store.lengths,
-        store.supervised,
-        limit=config.data.max_length,
-        bins_per_step=config.train.bins_per_step,
-        seed=config.seed,
-    )
+def make_epochs(store: TokenStore, config: RunConfig, hidden_size: int) -> Epochs:
+    """The epochs of a run's training data. Raises DataError where nothing can be learnt."""
+    epochs = Epochs(store, config, hidden_size)
+    try:
+        epochs.epoch(0)
+    except ValueError as error:
+        raise DataError(f"data.train: {error}; run `sumzero prepare` again") from None
+    return epochs
 
 
-def _num_steps(plan: Plan, config: RunConfig) -> int:
-    steps = math.ceil(config.train.epochs * plan.steps_per_epoch)
-    return min(steps, config.train.max_steps or steps)
-
-
-def _identity(config: RunConfig, data: str, plan: Plan, who: Ranks) -> dict[str, Any]:
+def _identity(config: RunConfig, data: str, epochs: Epochs, who: Ranks) -> dict[str, Any]:
     """What must be the same for a checkpoint to be continued."""
     settings = as_dict(config)
     for key in ("save_every", "log_every"):
         settings["train"].pop(key, None)
     return {
         "data": data,
-        "plan": plan.digest,
+        "plan": epochs.digest,
         "ranks": who.world,
         "seed": config.seed,
         "model": settings["model"],
@@ -192,16 +191,15 @@ def _log(
         bar.set_postfix_str(f"loss {values['loss']:.3f}, {rate:,.0f} tokens/s", refresh=False)
 
 
-def _write_plan(plan: Plan, num_steps: int, folder: RunFolder) -> None:
+def _write_plan(plan: Plan, epochs: Epochs, folder: RunFolder) -> None:
     write_json(
         folder.plan,
         {
-            "digest": plan.digest,
-            "sequences": len(plan.lengths),
+            "digest": epochs.digest,
             "bins": plan.num_bins,
             "efficiency": round(plan.efficiency, 5),
-            "steps_per_epoch": plan.steps_per_epoch,
-            "steps": num_steps,
+            "steps_per_epoch": plan.num_steps,
+            "steps": epochs.num_steps,
         },
     )
 

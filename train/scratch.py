@@ -8,9 +8,8 @@ projections a model of this size needs about twice the steps to learn to. docs/n
 was tried and measured.
 """
 
-import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,13 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention
+from transformers.utils.logging import disable_progress_bar
 
-from sumzero.config import RunConfig, Scratch, Source, as_dict
+from sumzero.config import RunConfig, Scratch, Source
 from sumzero.errors import DataError
+from sumzero.readers import digest
 from sumzero.records import Record, read
+from sumzero.runfile import as_dict
 from sumzero.runfolder import atomic_folder, read_jsonl, write_jsonl
 
 END_OF_TEXT, END_OF_TURN = "<|endoftext|>", "<|end|>"
@@ -36,23 +38,24 @@ _MADE_FROM = "made_from.jsonl"
 _MAX_CHARACTERS = 4000  # of a document that the tokenizer is trained on
 
 
-def make_scratch_model(config: RunConfig, source: Source, folder: Path) -> None:
+def make_scratch_model(config: RunConfig, sources: Sequence[Source], folder: Path) -> None:
     """Writes model and tokenizer to `folder`, unless those of the same settings are there.
 
-    Raises DataError where the source has no usable record.
+    Raises DataError where the sources have no usable record.
     """
     made_from: dict[str, Any] = {
         "scratch": as_dict(config.model.scratch),
         "seed": config.seed,
         "positions": max(config.data.max_length, 64),
-        "source": [as_dict(source), _digest(source)],
+        "sources": [[as_dict(source), digest(source)] for source in sources],
     }
     if read_jsonl(folder / _MADE_FROM) == [made_from]:
         return
-    tokenizer = train_tokenizer(_texts(source), config.model.scratch.vocab_size)
+    tokenizer = train_tokenizer(_texts(sources), config.model.scratch.vocab_size)
     if len(tokenizer) < 260:
-        raise DataError(f"{source.path}: no text to train a tokenizer on")
+        raise DataError(f"{sources[0].path}: no text to train a tokenizer on")
     model = initial_model(config.model.scratch, tokenizer, made_from["positions"], config.seed)
+    disable_progress_bar()  # of one file that is written at once
     with atomic_folder(folder) as partial:
         tokenizer.save_pretrained(partial)
         model.save_pretrained(partial)
@@ -128,16 +131,9 @@ def _begin_by_copying(attention: Qwen3Attention, shape: Scratch) -> None:
     attention.o_proj.weight.copy_(to_query_heads(value).T * _COPYING**0.5)
 
 
-def _digest(source: Source) -> str:
-    file = Path(source.path)
-    if not file.is_file():
-        raise DataError(f"{file}: no such file")
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
-
-
-def _texts(source: Source) -> Iterator[str]:
-    for row in read(source, need_targets=True):
-        if isinstance(row, Record):
-            yield row.document[:_MAX_CHARACTERS]
-            yield from row.targets
+def _texts(sources: Sequence[Source]) -> Iterator[str]:
+    for source in sources:
+        for row in read(source, need_targets=True):
+            if isinstance(row, Record):
+                yield row.document[:_MAX_CHARACTERS]
+                yield from row.targets

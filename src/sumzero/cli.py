@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from sumzero import __version__, log
-from sumzero.config import RunConfig, load
+from sumzero.config import RunConfig
 from sumzero.errors import guarded
 from sumzero.pipeline import run_file
+from sumzero.runfile import load
 
 # Imports of stages are inside the commands: `sumzero --help` must not load torch.
 
@@ -70,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         "The whole way on real data in minutes: docstrings in, scored report out.",
         "sumzero demo --data my.jsonl data.train.targets=summary",
     )
-    demo.add_argument("--data", metavar="FILE", help="your own records, JSONL, in place of it")
+    demo.add_argument("--data", metavar="FILE", help="your own records, in place of it")
     demo.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
     doctor = add(
         "doctor",
@@ -85,13 +86,15 @@ def _parser() -> argparse.ArgumentParser:
         "All stages on this machine: prepare, train, export, generate, score, report.",
         "sumzero run recipes/scitldr.toml train.epochs=1",
     )
-    run.add_argument("--ranks", type=int, help="training processes (default: GPUs, or 2 on CPU)")
-    add_stage(
+    run.add_argument("--ranks", type=_count, help="training processes (default: GPUs, or 2 on CPU)")
+    prepare = add_stage(
         "prepare",
         _prepare,
-        "Tokenise the records into the run's token store.",
+        "Tokenise the records into the run's token store, on a CPU, before any GPU is held.",
         "sumzero prepare recipes/scitldr.toml data.max_length=4096",
     )
+    prepare.add_argument("--processes", type=_count, help="that tokenise (default: one a core)")
+    prepare.add_argument("--json", action="store_true", help="print the report as JSON")
     export = add_stage(
         "export",
         _export,
@@ -120,6 +123,13 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--json", action="store_true", help="print one JSON object")
     add_stage("report", _report, "Write report.html.", "sumzero report runs/scitldr")
     return parser
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
 
 
 def _config(options: argparse.Namespace) -> RunConfig:
@@ -156,10 +166,10 @@ def _run(options: argparse.Namespace) -> int:
 
 def _prepare(options: argparse.Namespace) -> int:
     from sumzero.pipeline import prepare
+    from sumzero.train.data_report import summary
 
-    report = prepare(_config(options))
-    for split, counts in report["splits"].items():
-        print(f"{split}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+    report = prepare(_config(options), options.processes)
+    print(json.dumps(report) if options.json else summary(report))
     return 0
 
 

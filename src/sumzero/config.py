@@ -1,22 +1,17 @@
-"""Every setting of a run: frozen dataclasses, read from a TOML file and dotted overrides.
+"""Every setting of a run: frozen dataclasses, which `sumzero.runfile` reads from a TOML file.
 
-`load(file, ["train.lr=1e-4"])` checks all of it at once and raises one ConfigError with a line per
-fault, each with its key path. Unknown keys are faults. Nothing here touches files or devices beyond
-reading the run file.
+Nothing here touches files or devices.
 """
 
-import difflib
-import json
-import tomllib
-from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass
-
-from sumzero.errors import ConfigError
 
 _SETTINGS = ConfigDict(
     extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
@@ -68,37 +63,92 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True, config=_SETTINGS)
 class Source:
-    """A file of records and the names of its columns."""
+    """Where records come from, what is asked of them, and the names of their columns.
+
+    A column within a column is named with dots: `answers.text`.
+    """
 
     path: str
-    """A JSONL file: one JSON object a line, UTF-8."""
+    """A file or glob: .jsonl, .json, .csv, .tsv or .parquet, each also .gz or .zst; a folder of
+    `Dataset.save_to_disk`; or hub:NAME, a data set of the Hub."""
+    subset: str | None = None
+    """The configuration of a Hub data set that has several."""
+    split: str | None = None
+    """The split of a data set that has several."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub data set."""
+    weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    """How often an epoch sees each of its examples; 0.5 is a half, another one each epoch."""
+    task: Literal["summarize", "answer", "translate"] = "summarize"
+    language: str = "en"
+    """Language of the instructions, and of the documents where `language_column` is not set."""
+    target_language: str | None = None
+    """The language to translate into."""
+    instructions: str | None = None
+    """A TOML file of instructions in place of SumZero's own for the task and language."""
     id: str = "id"
     """Column of the record's id; rows without one are called FILE:LINE."""
     document: str = "document"
-    """Column of the text to summarize."""
+    """Column of the text to summarize, to answer from or to translate."""
     targets: str = "target"
-    """Column of the reference: a string, or a list of several references."""
+    """Column of the reference: a string, or a list of several references. In task "answer" an empty
+    list is a question that the document does not answer."""
     instruction: str | None = None
-    """Column of a row's own instruction or question, instead of `data.instruction`."""
+    """Column of a row's own instruction; in task "answer", of its question."""
+    language_column: str | None = None
+    """Column of a row's language."""
     lead: str | None = None
     """Column of the lead baseline's text; without it, the document's first sentence."""
+    metadata: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Columns of the test split that are written beside what is generated, as they are."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Source":
+        if self.task == "answer" and self.instruction is None:
+            raise ValueError('task "answer" needs the column of the question: set instruction')
+        if (self.task == "translate") != bool(self.target_language):
+            raise ValueError('task "translate" needs target_language, and no other task has it')
+        return self
+
+
+def _listed(value: Any) -> Any:
+    """One source may be written as a table, several as a list of tables."""
+    return [value] if isinstance(value, dict | Source) else value
+
+
+Sources = Annotated[tuple[Source, ...], BeforeValidator(_listed), Field(strict=False)]
 
 
 @dataclass(frozen=True, kw_only=True, config=_SETTINGS)
 class Data:
     """What is learnt from, and how it is laid out."""
 
-    train: Source | None = None
-    validation: Source | None = None
-    test: Source | None = None
-    instruction: str = "Summarize the text above in one sentence."
-    """What the user's turn asks for, after the document."""
+    train: Sources = ()
+    """One source or several, which are mixed by their weights."""
+    validation: Sources = ()
+    test: Sources = ()
+    instruction: str | None = None
+    """What the user's turn asks for, after the document, in place of the instruction sets."""
+    length_control: bool = False
+    """Trains with instructions that say how long the target is; `generate.words` and
+    `generate.sentences` then ask for a length."""
+    duplicates: Literal["drop", "keep"] = "drop"
+    """What becomes of rows that repeat document, instruction and target of another one."""
+    share_documents: bool = True
+    """Lays a document with several targets out once, its targets as branches; the same loss and
+    gradients for less work. Off: a copy for each target."""
     max_length: Annotated[int, Field(ge=16)] = 2048
     """Limit in tokens of one example and of one packed bin: prompt, target and end of turn."""
     max_prompt: Annotated[int, Field(ge=16)] | None = None
     """A lower limit for the prompt alone, where documents' heads are enough."""
     truncation: Literal["head", "head_tail", "middle", "drop", "error"] = "head"
     """Which part of a document stays when an example is too long. Only documents are cut."""
+
+    @model_validator(mode="after")
+    def _limits(self) -> "Data":
+        if self.max_prompt is not None and self.max_prompt > self.max_length:
+            raise ValueError(f"max_prompt is above max_length = {self.max_length}")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=_SETTINGS)
@@ -109,6 +159,11 @@ class Train:
     """A preset of ds_configs/ by name, or the path of a DeepSpeed JSON file."""
     bins_per_step: Count = 32
     """Packed bins of one optimizer step, over all ranks: the global batch."""
+    balance_width: Count | None = None
+    """Bins of near-equal attention cost that a step takes together; docs/data.md has the curve.
+    Default: an eighth of `bins_per_step`."""
+    loss_weight: Literal["token", "target"] = "token"
+    """What counts the same in the loss: every supervised token, or every target."""
     epochs: Positive = 3.0
     max_steps: Count | None = None
     """Ends the run earlier; the schedule ends with it."""
@@ -132,6 +187,10 @@ class Train:
 class Generate:
     """How summaries are generated by vLLM. Nothing is inherited from the model's own defaults."""
 
+    words: Count | None = None
+    """Asks for at most this many words, of a model trained with `data.length_control`."""
+    sentences: Count | None = None
+    """Asks for this many sentences, of a model trained with `data.length_control`."""
     max_new_tokens: Count = 128
     temperature: NotNegative = 0.0
     """0 is greedy."""
@@ -172,89 +231,3 @@ class RunConfig:
     train: Train = Train()
     generate: Generate = Generate()
     score: Score = Score()
-
-
-def load(file: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Reads a run file and applies `a.b=value` overrides; a value is TOML, or else a string.
-
-    Raises ConfigError, with a line for every fault.
-    """
-    file = Path(file)
-    try:
-        values = tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise ConfigError(f"{file}: no such run file; recipes/ has examples") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{file}: not a TOML file ({error})") from None
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"{file}: not valid TOML: {error}") from None
-    values.setdefault("name", file.stem)
-    for text in overrides:
-        override(values, text)
-    return check(values, str(file))
-
-
-def check(values: dict[str, Any], origin: str) -> RunConfig:
-    """Validates a nested mapping. Raises ConfigError naming `origin` and every faulty key."""
-    try:
-        return TypeAdapter(RunConfig).validate_json(json.dumps(values, default=str))
-    except ValidationError as error:
-        raise ConfigError(
-            [f"{origin}: {_problem(dict(fault))}" for fault in error.errors()]
-        ) from None
-
-
-def as_dict(settings: Any) -> dict[str, Any]:
-    """The settings as nested plain values, without those that are None; `check` reads it back."""
-    values: dict[str, Any] = {}
-    for field in fields(settings):
-        value = getattr(settings, field.name)
-        if is_dataclass(value):
-            values[field.name] = as_dict(value)
-        elif value is not None:
-            values[field.name] = list(value) if isinstance(value, tuple) else value
-    return values
-
-
-def override(values: dict[str, Any], text: str) -> None:
-    """Sets `a.b=value` in a nested mapping. Raises ConfigError where it is not of that form."""
-    key, equals, given = text.partition("=")
-    path = key.strip().split(".")
-    if not equals or not all(path):
-        raise ConfigError(f"override {text!r}: write it as section.key=value")
-    try:
-        value = tomllib.loads(f"value = {given}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
-        value = given
-    for name in path[:-1]:
-        values = values.setdefault(name, {})
-        if not isinstance(values, dict):
-            raise ConfigError(f"override {text!r}: {name} is not a section")
-    values[path[-1]] = value
-
-
-def _problem(fault: dict[str, Any]) -> str:
-    """One line for one of pydantic's faults: key path, what is wrong, what was meant."""
-    path = [str(part) for part in fault["loc"]]
-    key = ".".join(path) or "settings"
-    if fault["type"] == "unexpected_keyword_argument":
-        near = difflib.get_close_matches(key, _keys(RunConfig), n=1, cutoff=0.5)
-        return f"{key}: no such setting" + (f"; did you mean {near[0]}?" if near else "")
-    message = fault["msg"].removeprefix("Value error, ")
-    got = fault.get("input")
-    shown = "" if isinstance(got, dict) else f" (got {json.dumps(got, default=str)})"
-    return f"{key}: {message[:1].lower()}{message[1:]}{shown}"
-
-
-def _keys(settings: Any, prefix: str = "") -> list[str]:
-    """All key paths below a settings class."""
-    found = []
-    for field in fields(settings):
-        path = prefix + field.name
-        found.append(path)
-        section = Source if field.type == Source | None else field.type
-        if isinstance(section, type) and is_dataclass(section):
-            found += _keys(section, path + ".")
-    return found

@@ -1,25 +1,36 @@
 """What training promises inference: `contract.json` in every export folder.
 
-It holds digests of the tokenizer and chat template, the instruction, the limits, the stop ids, and
-the token ids of probe prompts. `open_contract` renders the probes again before anything is
+It holds digests of the tokenizer and chat template, the instruction sets, the limits, the stop ids,
+and the token ids of probe prompts. `open_contract` renders the probes again before anything is
 generated, and refuses where a token differs.
 """
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from sumzero.config import Data
-from sumzero.errors import RunError
-from sumzero.prompt import PromptRenderer, load_tokenizer
+from sumzero.config import Data, Generate, Source
+from sumzero.errors import ConfigError, RunError
+from sumzero.instructions import (
+    QUESTION,
+    InstructionSet,
+    instruction_set,
+    parse_instructions,
+    primary,
+    sets_of,
+)
+from sumzero.loading import load_tokenizer
+from sumzero.log import logger
+from sumzero.prompt import PromptRenderer
 from sumzero.runfolder import read_json, write_json
 
 FILE = "contract.json"
-VERSION = 1
+VERSION = 2
 # Plain, accented and Chinese text, code, and strings that must not become control tokens.
 _PROBES = (
     "The cat sat on the mat. It was warm.",
@@ -27,6 +38,8 @@ _PROBES = (
     "这是一个用于检查的句子。它很短。",
     "def f(x):\n    return {'a': x[0]}  # <|im_end|> <s> </s> [INST] <think> <|endoftext|>",
 )
+_PROBE_LANGUAGE = "en"  # to translate into
+_SETTINGS = ("length_control", "truncation", "max_length", "max_prompt")
 
 
 @dataclass(frozen=True)
@@ -36,7 +49,8 @@ class Contract:
     version: int
     tokenizer_digest: str
     template_digest: str
-    instruction: str
+    instructions: list[InstructionSet]
+    length_control: bool
     truncation: str
     max_length: int
     max_prompt: int | None
@@ -47,20 +61,39 @@ class Contract:
         """A hash over all of it, for fingerprints."""
         return _digest(json.dumps(asdict(self), sort_keys=True))
 
+    def asked(self, source: Source, language: str, data: Data, generate: Generate) -> str:
+        """What records of a source and language are asked; {question} is still in it.
+
+        It is the set trained for the source's task and the language. Where none was, it is the
+        source's own, with a warning: a model may do more than it was trained for. Raises
+        ConfigError where a length is asked for that the model was not trained to keep.
+        """
+        if (generate.words or generate.sentences) and not self.length_control:
+            key = "words" if generate.words else "sentences"
+            raise ConfigError(
+                f"generate.{key}: the model was not trained with data.length_control; leave it out"
+            )
+        of_task = [one for one in self.instructions if one.task == source.task]
+        trained = [one for one in of_task if one.language == language] or [
+            one for one in of_task if one.language == primary(language)
+        ]
+        chosen = trained[0] if trained else instruction_set(source, data, language)
+        if len(trained) > 1:
+            own = instruction_set(source, data, language)
+            chosen = own if own in trained else chosen
+        if not trained:
+            logger.warning(
+                '%s: the model was not trained on task "%s" in language %r',
+                source.path,
+                source.task,
+                language,
+            )
+        return chosen.inference(generate.words, generate.sentences, source.target_language)
+
 
 def make_contract(renderer: PromptRenderer, data: Data) -> Contract:
-    """The contract of a renderer and data settings."""
-    return Contract(
-        VERSION,
-        _digest(renderer.tokenizer.backend_tokenizer.to_str()),
-        _digest(str(renderer.tokenizer.chat_template)),
-        renderer.instruction,
-        renderer.truncation.rule,
-        data.max_length,
-        data.max_prompt,
-        renderer.stop_ids,
-        [{"document": text, "ids": ids} for text, ids in _render(renderer, data.max_length)],
-    )
+    """The contract of a renderer and data settings. Raises ConfigError as `instruction_set`."""
+    return _contract(renderer, data, sets_of(data.train, data))
 
 
 def write_contract(folder: Path, contract: Contract) -> None:
@@ -80,34 +113,62 @@ def open_contract(folder: Path) -> tuple[Contract, PromptRenderer]:
         raise RunError(f"{folder / FILE}: version {version}, this sumzero reads {VERSION}")
     try:
         contract = Contract(**values)
-        data = Data(
-            **{
-                key: values[key]
-                for key in ("instruction", "truncation", "max_length", "max_prompt")
-            }
-        )
+        data = Data(**{key: values[key] for key in _SETTINGS})
+        sets = [
+            parse_instructions(one, f"instructions.{number}")
+            for number, one in enumerate(contract.instructions)
+        ]
+        if not sets:
+            raise ConfigError("instructions: there are none")
     except ValidationError as error:
         fault = error.errors()[0]
         reason = f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
         raise RunError(f"{folder / FILE}: damaged: {reason}; run `sumzero export` again") from None
-    except TypeError as error:
-        raise RunError(f"{folder / FILE}: damaged: {error}; run `sumzero export` again") from None
-    renderer = PromptRenderer(load_tokenizer(str(folder)), data.instruction, data.truncation)
-    found = make_contract(renderer, data)
-    names = [name for name in asdict(found) if getattr(found, name) != getattr(contract, name)]
+    except (TypeError, ConfigError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"{folder / FILE}: damaged: {reason}; run `sumzero export` again") from None
+    renderer = PromptRenderer(load_tokenizer(str(folder)), data.truncation)
+    found = _contract(renderer, data, sets)
+    have, promised = asdict(found), {**asdict(contract), "instructions": list(map(asdict, sets))}
+    names = [name for name in have if have[name] != promised[name]]
     if names:
         raise RunError(
             f"{folder}: the tokenizer or template is not the one trained with; differs: "
             f"{', '.join(names)}. Restore the exported files or run `sumzero export` again"
         )
-    return contract, renderer
+    return found, renderer
 
 
-def _render(renderer: PromptRenderer, max_length: int) -> list[tuple[str, list[int]]]:
+def _contract(renderer: PromptRenderer, data: Data, sets: Sequence[InstructionSet]) -> Contract:
+    return Contract(
+        VERSION,
+        _digest(renderer.tokenizer.backend_tokenizer.to_str()),
+        _digest(str(renderer.tokenizer.chat_template)),
+        list(sets),
+        data.length_control,
+        renderer.truncation.rule,
+        data.max_length,
+        data.max_prompt,
+        renderer.stop_ids,
+        _render(renderer, data.max_length, sets),
+    )
+
+
+def _render(
+    renderer: PromptRenderer, max_length: int, sets: Sequence[InstructionSet]
+) -> list[dict[str, Any]]:
+    """Probe documents, asked with the sets in turn, and the ids of their prompts."""
     probes = []
-    for text, document in zip(_PROBES, renderer.encode_text(_PROBES), strict=True):
-        prompt = renderer.prompt(document, max(max_length, renderer.fixed_tokens() + 16))
-        probes.append((text, prompt.ids if prompt else []))
+    documents = renderer.encode_text(_PROBES)
+    for number in range(max(len(_PROBES), len(sets))):
+        text = sets[number % len(sets)].inference(target_language=_PROBE_LANGUAGE)
+        question = _PROBES[0] if QUESTION in text else None
+        asked = renderer.ask(text, question)
+        document = documents[number % len(documents)]
+        limit = max(max_length, renderer.fixed_tokens(asked) + 16)
+        prompt = renderer.prompt(document, limit, asked)
+        ids = prompt.ids if prompt else []
+        probes.append({"document": _PROBES[number % len(_PROBES)], "asked": text, "ids": ids})
     return probes
 
 

@@ -13,14 +13,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from sumzero.config import RunConfig, Source, check, override
-from sumzero.errors import DataError, RunError
+from sumzero.config import RunConfig, Source
+from sumzero.errors import ConfigError, DataError, RunError
 from sumzero.harvest import harvest
 from sumzero.infer.generate import finished_generations
 from sumzero.infer.score import table
 from sumzero.log import progress
 from sumzero.pipeline import Stages, require_packages, run
+from sumzero.readers import files
 from sumzero.records import Record, read_all
+from sumzero.runfile import check, override
 from sumzero.runfolder import RunFolder, read_json, read_jsonl, write_jsonl
 
 COUNTS = {"train": 20000, "test": 200}
@@ -66,8 +68,8 @@ def demo(data: str | None, overrides: Sequence[str]) -> int:
     config = settings(data, overrides)
     folder = RunFolder.of(config)
     records = folder.root / "records"
-    if data is not None and not Path(data).is_file():
-        raise DataError(f"{data}: no such file")
+    if data is not None:
+        files(replace(config.data.train[0], path=str(data)))  # raises before anything is emptied
     if data is not None and Path(data).resolve().is_relative_to(folder.root.resolve()):
         raise DataError(f"{data}: lies in {folder.root}, which a demo empties; move it elsewhere")
     if folder.root.is_dir():
@@ -82,9 +84,9 @@ def demo(data: str | None, overrides: Sequence[str]) -> int:
                 write_harvest(records, COUNTS)
         else:
             with stages("split"):
-                split_records(config, Path(data), records)
+                split_records(config, data, records)
 
-    placed = _with_paths(config, records)
+    placed = with_paths(config, records)
     scores, stages = run(placed, before=gather)
     print(summary(folder, scores, stages))
     return 0 if verdict(scores)[0] else 1
@@ -100,7 +102,10 @@ def settings(data: str | None, overrides: Sequence[str]) -> RunConfig:
         del values["data"]["max_prompt"]  # a function's head tells what it does; a text's does not
     for text in overrides:
         override(values, text)
-    return check(values, "demo")
+    config = check(values, "demo")
+    if len(config.data.train) != 1:
+        raise ConfigError("demo: data.train: the demo takes one source; set its columns only")
+    return config
 
 
 def write_harvest(records: Path, counts: dict[str, int]) -> None:
@@ -116,10 +121,9 @@ def write_harvest(records: Path, counts: dict[str, int]) -> None:
         write_jsonl(records / f"{split}.jsonl", of_split)
 
 
-def split_records(config: RunConfig, data: Path, records: Path) -> None:
+def split_records(config: RunConfig, data: str, records: Path) -> None:
     """Splits a user's records by hash of the document: the same text is never in both splits."""
-    assert config.data.train is not None
-    found, rejects = read_all(replace(config.data.train, path=str(data)), need_targets=True)
+    found, rejects = read_all([replace(config.data.train[0], path=str(data))], need_targets=True)
     held_out: list[Record] = []
     train: list[Record] = []
     limit = min(_MAX_HELD_OUT, max(1, round(_HELD_OUT * len(found))))
@@ -172,13 +176,23 @@ def summary(folder: RunFolder, scores: dict[str, Any], stages: Stages) -> str:
     )
 
 
-def _with_paths(config: RunConfig, records: Path) -> RunConfig:
-    lead = "lead"
-    asked = config.data.train and config.data.train.instruction
-    instruction = "instruction" if asked else None
-    train = Source(path=str(records / "train.jsonl"), lead=lead, instruction=instruction)
-    test = Source(path=str(records / "test.jsonl"), lead=lead, instruction=instruction)
-    return replace(config, data=replace(config.data, train=train, test=test))
+def with_paths(config: RunConfig, records: Path) -> RunConfig:
+    """The settings with the files of `_row` in place of the user's own; the task stays the same."""
+    (given,) = config.data.train
+    written = Source(
+        path="",
+        task=given.task,
+        language=given.language,
+        target_language=given.target_language,
+        instructions=given.instructions,
+        instruction="instruction" if given.instruction else None,
+        language_column="language" if given.language_column else None,
+        lead="lead",
+    )
+    train, test = (
+        replace(written, path=str(records / f"{split}.jsonl")) for split in ("train", "test")
+    )
+    return replace(config, data=replace(config.data, train=(train,), test=(test,)))
 
 
 def _row(record: Record) -> dict[str, Any]:
@@ -189,5 +203,6 @@ def _row(record: Record) -> dict[str, Any]:
         "document": record.document,
         "instruction": record.instruction,
         "target": list(record.targets),
+        "language": record.language,
         "lead": record.lead or first_sentence(record.document),
     }

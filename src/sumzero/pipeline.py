@@ -20,7 +20,7 @@ from typing import Any
 from sumzero.config import RunConfig
 from sumzero.errors import ConfigError, RunError
 from sumzero.log import logger
-from sumzero.runfolder import RunFolder
+from sumzero.runfolder import RunFolder, alone
 
 _CPU_RANKS = 2
 
@@ -53,7 +53,7 @@ def run(
     `before` runs first, with the stages, once the run folder is there. Raises a SumZeroError where
     a stage meets the user's fault, RunError where a stage's process failed.
     """
-    if config.data.test is None:
+    if not config.data.test:
         raise ConfigError("data.test: a run ends in scores; set data.test.path")
     require_packages()
     folder = RunFolder.of(config)
@@ -83,21 +83,29 @@ def run(
     return scores, stages
 
 
-def prepare(config: RunConfig) -> dict[str, Any]:
-    """Makes the scratch model where one is asked for, then the token stores; returns the report."""
-    from sumzero.prompt import PromptRenderer, load_tokenizer
+def prepare(config: RunConfig, processes: int | None = None) -> dict[str, Any]:
+    """Makes the scratch model where one is asked for, then the token stores; returns the report.
+
+    `processes` tokenise; by default one a core.
+    """
+    from sumzero.loading import load_tokenizer
+    from sumzero.prompt import PromptRenderer
     from sumzero.train import examples
+    from sumzero.train.model import hidden_size
     from sumzero.train.scratch import make_scratch_model
 
     folder = RunFolder.of(config)
-    if config.data.train is None:
+    if not config.data.train:
         raise ConfigError("data.train: no training data; set data.train.path")
-    folder.begin(config)
-    if config.model.path == "scratch":
-        make_scratch_model(config, config.data.train, folder.scratch_model)
-    tokenizer = load_tokenizer(folder.model_path(config), config.model.revision)
-    renderer = PromptRenderer(tokenizer, config.data.instruction, config.data.truncation)
-    return examples.prepare(config, folder, renderer)
+    with alone(folder.root, "sumzero prepare"):
+        folder.begin(config)
+        if config.model.path == "scratch":
+            make_scratch_model(config, config.data.train, folder.scratch_model)
+        path = folder.model_path(config)
+        tokenizer = load_tokenizer(path, config.model.revision)
+        renderer = PromptRenderer(tokenizer, config.data.truncation)
+        width = hidden_size(path, config.model.revision)
+        return examples.prepare(config, folder, renderer, width, processes)
 
 
 def require_packages() -> None:

@@ -1,57 +1,63 @@
-"""Renders a document and an instruction through the model's own chat template, to token ids.
+"""Renders a document and what is asked about it through the model's chat template, to token ids.
 
 Training and inference both render here, so a model sees at inference what it was trained on.
 
-    head | document | instruction | tail | target | end of turn
-    ^^^^   user's turn: user text    ^^^^   ^^^^^^^^^^^^^^^^^^^^ supervised
+    head | document | asked | tail | lead, target | end of turn
+    ^^^^   user's turn: user text ^^^^   ^^^^^^^^^^^^^^^^^^^^^^^^^^ supervised
 
-The template is rendered once with marks in place of the user's text and the target, and cut at the
-marks. Its own parts are encoded with the full tokenizer, so control tokens in them count. User text
-is encoded with a copy of it that knows no control token: `<|im_end|>` in a document stays the
-characters it is made of, and cannot end the turn.
+The template's own parts (sumzero.template) are encoded with the full tokenizer, so control tokens
+in them count; user text (sumzero.usertext) with a copy that knows none. That the parts together are
+what the tokenizer makes of the template's own text is proven on the tokens of a probe.
 
 The document comes first and is the only part that is ever cut, on token boundaries.
 """
 
-import json
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
-from typing import Any
-
-from huggingface_hub import snapshot_download
-from tokenizers import Tokenizer
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 from sumzero.errors import DataError
+from sumzero.template import cut_template
+from sumzero.usertext import UserText
 
-# Plain letters: no template escapes, trims or translates them.
-_USER = "SumZeroUserText7f3a"
-_TARGET = "SumZeroTargetText9c1e"
-_DATE = datetime(2025, 1, 1)
-SEPARATOR = "\n\n"  # between document and instruction
+if TYPE_CHECKING:  # not at run time: processes that tokenise do without
+    from transformers import PreTrainedTokenizerBase
+
+SEPARATOR = "\n\n"  # between document and what is asked
+_QUESTION = "{question}"
+_CACHED = 1 << 14  # texts
+# Words that any tokenizer has: what becomes of rare characters is not what is proven with them.
+_PROBE_DOCUMENT, _PROBE_ASKED, _PROBE_TARGET = "The cat sat.", "Sum up.", "A cat sat."
 
 
 @dataclass(frozen=True)
 class Truncation:
-    """How a document that is too long is cut: see `data.truncation`."""
+    """How a document that is too long is cut: see `data.truncation`.
+
+    Cutting twice is cutting once: what `keep` leaves can be kept, and cut further later.
+    """
 
     rule: str
 
     def keep(self, ids: Sequence[int], budget: int) -> list[int]:
         """The tokens that stay, at most `budget`. "drop" and "error" keep all: the caller acts."""
-        ids = list(ids)
-        if len(ids) <= budget or self.rule in ("drop", "error"):
-            return ids
+        if len(ids) <= budget:
+            return list(ids)
+        spans = self.spans(len(ids), budget)
+        return list(chain.from_iterable(ids[begin:end] for begin, end in spans))
+
+    def spans(self, length: int, budget: int) -> list[tuple[int, int]]:
+        """The same as (begin, end) of what stays of `length` tokens."""
+        if length <= budget or self.rule in ("drop", "error"):
+            return [(0, length)]
         if self.rule == "head":
-            return ids[:budget]
+            return [(0, budget)]
         if self.rule == "head_tail":
             tail = budget // 2
-            return ids[: budget - tail] + ids[len(ids) - tail :]
-        start = (len(ids) - budget) // 2
-        return ids[start : start + budget]
+            return [(0, budget - tail), (length - tail, length)]
+        start = length // 2 - budget // 2
+        return [(start, start + budget)]
 
 
 @dataclass(frozen=True)
@@ -64,197 +70,174 @@ class Prompt:
 
 
 class PromptRenderer:
-    """Renders prompts and targets for one tokenizer and instruction.
+    """Renders prompts and targets for one tokenizer.
 
-    `stop_ids` end a generation; `end_ids` are the end of the assistant's turn as trained.
+    It can be sent to other processes, where it renders the same but has no `tokenizer`.
+
+    `head_ids` stand before the document and `tail_ids` after what is asked; `end_ids` are the end
+    of the assistant's turn as trained; `stop_ids` end a generation.
     Raises DataError where the template's target span cannot be proven.
     """
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, instruction: str, truncation: str = "head"
-    ) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", truncation: str = "head") -> None:
         self.tokenizer = tokenizer
-        self.instruction = instruction
         self.truncation = Truncation(truncation)
-        self._control_ids = _control_ids(tokenizer)
-        self._plain = _without_control_tokens(tokenizer, self._control_ids)
-        head, tail, end = _template_parts(tokenizer)
-        self._head = self._encode_template(head)
-        self._tail = self._encode_template(tail)
-        self.end_ids = self._end_of_turn(end)
+        self._user_text = UserText(tokenizer)
+        self._asked: dict[str, tuple[list[int], list[int]]] = {}
+        template = cut_template(tokenizer)
+        self.head_ids = self._encode_template(template.head)[0]
+        self.tail_ids = self._after_text(template.tail)
+        end = self._end_of_turn(template.end) or self._end_of_turn(template.next)
+        self.end_ids = self._after_text(end) if end else [self._eos()]
         eos = tokenizer.eos_token_id
         self.stop_ids = sorted({self.end_ids[-1]} | ({eos} if eos is not None else set()))
-        self._instructions: dict[str, list[int]] = {}
+        self._lead = ""
+        asked = SEPARATOR + _PROBE_ASKED
+        self._prove(template.head + _PROBE_DOCUMENT + asked + template.tail, template.lead, end)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "tokenizer"}
 
     def encode_text(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of user texts, in parallel. No control token is among them."""
-        encoded = [item.ids for item in self._plain.encode_batch(texts, add_special_tokens=False)]
-        for ids in encoded:
-            left = self._control_ids.intersection(ids)
-            if left:  # unknown characters become the end of text: the tokenizer has no other token
-                token = self.tokenizer.convert_ids_to_tokens(min(left))
-                raise DataError(f"tokenizer: a text holds characters it can only encode as {token}")
-        return encoded
+        return self._user_text.encode(texts)
 
-    def fixed_tokens(self, instruction: str | None = None) -> int:
+    def encode_targets(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids to learn for targets: text and end of turn.
+
+        A text begins with the white space that the template has after its generation cue, if any.
+        """
+        leads = [self._lead + text for text in texts] if self._lead else texts
+        return [ids + self.end_ids for ids in self.encode_text(leads)]
+
+    def ask_parts(self, text: str) -> tuple[list[int], list[int]]:
+        """Ids of what is asked, with the separator, before and after its {question}.
+
+        Without a {question} all of it is before.
+        """
+        if text not in self._asked:
+            if len(self._asked) >= _CACHED:
+                self._asked.clear()
+            before, _, after = (SEPARATOR + text).partition(_QUESTION)
+            parts = self.encode_text([before, after])
+            self._asked[text] = parts[0], parts[1]
+        return self._asked[text]
+
+    def ask(self, text: str, question: str | None = None) -> list[int]:
+        """Ids of what is asked, with the separator; `question` stands for {question}.
+
+        The question is user text and encoded by itself: ask_parts' before + question + after.
+        """
+        assert (question is not None) == (_QUESTION in text), (text, question)
+        before, after = self.ask_parts(text)
+        if question is None:
+            return list(before)
+        return before + self.encode_text([question])[0] + after
+
+    def fixed_tokens(self, asked_ids: Sequence[int]) -> int:
         """Tokens of a prompt with an empty document."""
-        return len(self._head) + len(self._asked(instruction)) + len(self._tail)
+        return len(self.head_ids) + len(asked_ids) + len(self.tail_ids)
 
     def prompt(
-        self, document: Sequence[int], limit: int, instruction: str | None = None
+        self, document_ids: Sequence[int], limit: int, asked_ids: Sequence[int]
     ) -> Prompt | None:
         """The prompt of a document's ids in at most `limit` tokens.
 
         None where it cannot be: no room for one document token, or the rule is not to cut.
         """
-        asked = self._asked(instruction)
-        budget = limit - len(self._head) - len(asked) - len(self._tail)
+        budget = limit - self.fixed_tokens(asked_ids)
         if budget < 1:
             return None
-        kept = self.truncation.keep(document, budget)
+        kept = self.truncation.keep(document_ids, budget)
         if len(kept) > budget:
             return None
-        return Prompt(self._head + kept + asked + self._tail, len(document), len(kept))
+        ids = [*self.head_ids, *kept, *asked_ids, *self.tail_ids]
+        return Prompt(ids, len(document_ids), len(kept))
 
-    def _asked(self, instruction: str | None) -> list[int]:
-        text = instruction or self.instruction
-        if text not in self._instructions:
-            self._instructions[text] = self.encode_text([SEPARATOR + text])[0]
-        return self._instructions[text]
+    def _encode_template(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids, and the characters that each stands for."""
+        encoding = self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
 
-    def _encode_template(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
-        return ids
+    def _after_text(self, text: str) -> list[int]:
+        """Ids of a part of the template that continues user text: no space goes before it."""
+        ids, offsets = self._encode_template(text)
+        at = self._first_control(ids)
+        if at == 0:
+            return ids
+        start = offsets[at][0] if at is not None else len(text)
+        return self.encode_text([text[:start]])[0] + (ids[at:] if at is not None else [])
 
-    def _end_of_turn(self, end: str) -> list[int]:
-        ids = self._encode_template(end)
-        for index, id_ in enumerate(ids):
-            if id_ in self._control_ids:
-                return ids[: index + 1]
-        eos = self.tokenizer.eos_token_id
+    def _first_control(self, ids: list[int]) -> int | None:
+        control = self._user_text.control_ids
+        return next((at for at, id_ in enumerate(ids) if id_ in control), None)
+
+    def _end_of_turn(self, text: str) -> str:
+        """The text up to the first control token; empty where there is none, or words before it.
+
+        Some templates leave the last answer open (GLM): then it ends as one that is followed does.
+        """
+        ids, offsets = self._encode_template(text)
+        at = self._first_control(ids)
+        if at is None or text[: offsets[at][0]].strip():
+            return ""
+        return text[: offsets[at][1]]
+
+    def _eos(self) -> int:
+        eos: int | None = self.tokenizer.eos_token_id
         if eos is None:
             raise DataError(
                 "chat template: no end of turn follows the assistant's text, and the tokenizer has "
                 "no eos token: a model trained on it would never stop"
             )
-        return [eos]
+        return eos
 
+    def _prove(self, prompt: str, lead: str, end: str) -> None:
+        """Holds prompt and target against what the tokenizer makes of the template's own text.
 
-def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder or Hub name; no remote code is run.
+        Both must have the same control tokens with the same text between them. Tokenizers that put
+        a space before each text that follows a control token would have it before the target, and
+        so the lead gets it, if that gives the very tokens.
+        """
+        document = self.encode_text([_PROBE_DOCUMENT])[0]
+        ids = [*self.head_ids, *document, *self.ask(_PROBE_ASKED), *self.tail_ids]
+        whole = self._encode_template(prompt + lead + _PROBE_TARGET + end)[0]
+        since = len(ids)
+        while since and ids[since - 1] not in self._user_text.control_ids:
+            since -= 1
 
-    Raises DataError where there is none, it is not a fast one, or it has no chat template.
-    """
-    folder = Path(path)
-    if folder.is_dir() and not any(
-        (folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")
-    ):
-        raise DataError(f"{path}: the model folder has no tokenizer (tokenizer.json is missing)")
-    if not folder.is_dir() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
-        raise DataError(f"{path}: no such model folder")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            path, revision=revision, trust_remote_code=False, use_fast=True
-        )
-    except Exception as error:  # a damaged file can raise anything
-        raise DataError(f"{path}: no tokenizer can be loaded: {_first_line(error)}") from None
-    if not tokenizer.is_fast:
-        raise DataError(f"{path}: the tokenizer has no tokenizer.json (a fast tokenizer is needed)")
-    if not tokenizer.chat_template:
+        def learnt(lead: str) -> list[int]:
+            self._lead = lead
+            target = self.encode_targets([_PROBE_TARGET])[0]
+            return target if end else target[:-1]
+
+        spaced = ids[since:] + learnt(" " + lead)
+        if whole[-len(spaced) :] != spaced:
+            learnt(lead)
+        self._compare(ids, self._encode_template(prompt)[0])
+        self._compare(ids + learnt(self._lead), whole)
+
+    def _compare(self, ids: list[int], template_ids: list[int]) -> None:
+        ours, theirs = self._reading(ids), self._reading(template_ids)
+        for our, their in zip(ours, theirs, strict=False):
+            if our != their:
+                break
+        else:
+            if len(ours) == len(theirs):
+                return
+            our, their = ours[-1], theirs[-1]
         raise DataError(
-            f"{path}: the tokenizer has no chat template; put a chat_template.jinja into the "
-            "folder, or take the model's instruct version"
+            "chat template: prompt and target cannot be proven, their tokens read otherwise than "
+            f"the template: {our!r} against {their!r}"
         )
-    return tokenizer
 
-
-def local_folder(path: str, revision: str | None) -> Path:
-    """The local folder of a model: itself, or the Hub's files. Raises DataError without them."""
-    if Path(path).is_dir():
-        return Path(path)
-    try:
-        patterns = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
-        return Path(snapshot_download(path, revision=revision, allow_patterns=patterns))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: no model can be fetched: {_first_line(error)}") from None
-
-
-def _template_parts(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str, str]:
-    """The template's text before the user's text, between it and the target, and after that.
-
-    The prompt with the generation cue must be how the whole conversation begins; what the template
-    then puts before the target (an empty thinking block, say) goes to the prompt on both sides.
-    """
-    turns = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _TARGET}]
-    try:
-        cue = _apply(tokenizer, turns[:1], True)
-        whole = _apply(tokenizer, turns, False)
-    except Exception as error:  # a template can raise anything
-        raise DataError(f"chat template: it cannot be rendered: {_first_line(error)}") from None
-    if whole.count(_USER) != 1 or whole.count(_TARGET) != 1 or cue.count(_USER) != 1:
-        raise DataError("chat template: it does not render the user's and assistant's text once")
-    before, end = whole.split(_TARGET)
-    if not before.startswith(cue):
-        raise DataError(
-            "chat template: a conversation does not begin with the prompt that asks for it: "
-            f"{cue[-60:]!r} against {before[-60:]!r}"
-        )
-    head, tail = before.split(_USER)
-    return head, tail, end
-
-
-def _apply(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], cue: bool) -> str:
-    # Thinking is off for templates that have it: a summary is all that is asked for.
-    text: Any = tokenizer.apply_chat_template(
-        turns,
-        tokenize=False,
-        add_generation_prompt=cue,
-        enable_thinking=False,
-        # Templates that write today's date must render tomorrow what was trained today.
-        strftime_now=_DATE.strftime,
-    )
-    return str(text)
-
-
-def _control_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Added tokens that are marks, not text: special ones, and others that read like a name.
-
-    Runs of spaces and line breaks are text (Gemma adds them), and so is what stands for unknown
-    characters, unless it ends the text as well.
-    """
-    found = {
-        id_
-        for id_, token in tokenizer.added_tokens_decoder.items()
-        if token.special or (len(token.content) > 1 and any(map(str.isalnum, token.content)))
-    }
-    unknown = tokenizer.unk_token_id
-    return found if unknown == tokenizer.eos_token_id else found - {unknown}
-
-
-def _without_control_tokens(tokenizer: PreTrainedTokenizerBase, control: set[int]) -> Tokenizer:
-    """A copy without added tokens. Control tokens that its vocabulary holds too get other names."""
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    state.update(added_tokens=[], post_processor=None, truncation=None, padding=None)
-    model = state["model"]
-    rows = model["vocab"]
-    pieces = rows.items() if isinstance(rows, dict) else ((row[0], i) for i, row in enumerate(rows))
-    marks = control | {tokenizer.unk_token_id}
-    never = secrets.token_hex(16)  # no text holds it
-    renamed = {piece: never + piece for piece, id_ in pieces if id_ in marks}
-    if isinstance(rows, dict):
-        model["vocab"] = {renamed.get(piece, piece): id_ for piece, id_ in rows.items()}
-    else:
-        model["vocab"] = [[renamed.get(piece, piece), score] for piece, score in rows]
-    if model.get("unk_token"):
-        model["unk_token"] = renamed.get(model["unk_token"], model["unk_token"])
-    if "merges" in model:
-        model["merges"] = [
-            (left, right)
-            for left, right in model["merges"]
-            if renamed.keys().isdisjoint((left, right, left + right))
-        ]
-    return Tokenizer.from_str(json.dumps(state))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    def _reading(self, ids: list[int]) -> list[str | int]:
+        """The text between control tokens, and the control tokens' ids."""
+        read: list[str | int] = []
+        start = 0
+        for at, id_ in enumerate([*ids, -1]):
+            if id_ == -1 or id_ in self._user_text.control_ids:
+                text = self.tokenizer.decode(ids[start:at], clean_up_tokenization_spaces=False)
+                read += [str(text), id_]
+                start = at + 1
+        return read

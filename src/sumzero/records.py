@@ -1,4 +1,4 @@
-"""Reads files of records: every row becomes a `Record` or a `Reject` with file, line and reason.
+"""Rows of a source -> records: each becomes a `Record`, or a `Reject` with file, line and reason.
 
 read = kept + rejected, always: a bad row never ends the reading and never goes unmentioned.
 """
@@ -6,17 +6,18 @@ read = kept + rejected, always: a bad row never ends the reading and never goes 
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from sumzero import readers
 from sumzero.config import Source
 from sumzero.errors import DataError
+from sumzero.formats import Block, describe
 from sumzero.log import logger
-from sumzero.runfolder import atomic_file
 
 _SHOWN_REJECTS = 5
+_MISSING = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +27,10 @@ class Record:
     id: str
     document: str
     targets: tuple[str, ...] = ()
-    instruction: str | None = None
+    instruction: str | None = None  # the row's own; in task "answer" its question
+    language: str = "en"
     lead: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
     line: int = field(default=0, compare=False)  # of its file, from 1
 
 
@@ -40,44 +43,75 @@ class Reject:
     reason: str
     id: str | None = None
 
+    @property
+    def kind(self) -> str:
+        """The reason without the row's own details, to count by."""
+        return re.split(r" \(| '|:", self.reason)[0]
+
 
 class _RowFault(Exception):
     """Why a row is refused."""
 
 
-def read(source: Source, *, need_targets: bool) -> Iterator[Record | Reject]:
-    """Yields a Record or a Reject for every non-blank line of the source's file, in order.
+def read_block(block: Block, source: Source, *, need_targets: bool) -> Iterator[Record | Reject]:
+    """A Record or a Reject for every row of a block of the source, in order.
 
-    Raises DataError where the file is missing or is no JSONL file.
+    Ids are not compared here: who sees all of them does that.
     """
-    file = Path(source.path)
-    if file.suffix not in (".jsonl", ".ndjson"):
-        raise DataError(f"{file}: only .jsonl files can be read; one JSON object a line")
-    if not file.is_file():
-        raise DataError(f"{file}: no such file")
+    name = readers.label(source, block.file)
+    for number, row in readers.rows(block):
+        identity = None
+        try:
+            if isinstance(row, str):
+                raise _RowFault(row)
+            identity = _identity(row, source, f"{name}:{number}")
+            yield _record(row, identity, source, need_targets, number)
+        except _RowFault as fault:
+            yield Reject(block.file, number, str(fault), identity)
+
+
+def read(source: Source, *, need_targets: bool) -> Iterator[Record | Reject]:
+    """A Record or a Reject for every row of the source, in order; ids may repeat.
+
+    Raises DataError and ConfigError as `readers.blocks` does.
+    """
+    for block in readers.blocks(source):
+        yield from read_block(block, source, need_targets=need_targets)
+
+
+def read_all(sources: Sequence[Source], *, need_targets: bool) -> tuple[list[Record], list[Reject]]:
+    """All usable records of the sources, of each id the first, and the rejects.
+
+    Raises DataError where no row of a source is usable.
+    """
     seen: set[str] = set()
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
+    records: list[Record] = []
+    rejected: list[Reject] = []
+    for source in sources:
+        rejects = Rejects()
+        kept = list(rejects.sift(first_of_each_id(source, need_targets=need_targets, seen=seen)))
+        rejects.finish(source, len(kept))
+        records += kept
+        rejected += rejects.rows
+    return records, rejected
+
+
+def first_of_each_id(
+    source: Source, *, need_targets: bool, seen: set[str]
+) -> Iterator[Record | Reject]:
+    """A Record or a Reject for every row of the source; rejected is what has an id in `seen`.
+
+    `seen` grows by all ids. A rejected row claims its id too: with and without targets, a record is
+    the same one. Raises DataError and ConfigError as `readers.blocks` does.
+    """
+    for block in readers.blocks(source):
+        for row in read_block(block, source, need_targets=need_targets):
+            if row.id is not None and row.id in seen:
+                yield Reject(block.file, row.line, f"duplicate id {row.id!r}", row.id)
                 continue
-            identity = None
-            try:
-                row = _parse(line)
-                identity = _identity(row, source, f"{file.name}:{number}")
-                if identity in seen:
-                    raise _RowFault(f"duplicate id {identity!r}")
-                seen.add(identity)
-                yield _record(row, identity, source, need_targets, number)
-            except _RowFault as fault:
-                yield Reject(str(file), number, str(fault), identity)
-
-
-def read_all(source: Source, *, need_targets: bool) -> tuple[list[Record], list[Reject]]:
-    """All usable records of a source, and its rejects. Raises DataError where none is usable."""
-    rejects = Rejects()
-    records = list(rejects.sift(read(source, need_targets=need_targets)))
-    rejects.finish(source, len(records))
-    return records, rejects.rows
+            if row.id is not None:
+                seen.add(row.id)
+            yield row
 
 
 class Rejects:
@@ -101,46 +135,27 @@ class Rejects:
             logger.warning("%s:%d: %s; row rejected", reject.file, reject.line, reject.reason)
 
     def reasons(self) -> dict[str, int]:
-        """Number of rows by kind of reason, without the rows' own details."""
-        kinds = Counter(re.split(r" \(| '|:", reject.reason)[0] for reject in self.rows)
-        return dict(kinds.most_common())
+        """Number of rows by kind of reason."""
+        return dict(Counter(reject.kind for reject in self.rows).most_common())
 
     def finish(self, source: Source, num_kept: int) -> None:
         """Logs the summary. Raises DataError where no row of the source was kept."""
         counts = ", ".join(f"{count} x {kind}" for kind, count in self.reasons().items())
         if num_kept == 0 and not self.rows:
-            raise DataError(f"{source.path}: no records: the file is empty")
+            raise DataError(f"{source.path}: has no rows")
         if num_kept == 0:
             first = self.rows[0]
             raise DataError(
-                f"{first.file}:{first.line}: {first.reason}; no row of the file can be used "
+                f"{first.file}:{first.line}: {first.reason}; no row of {source.path} can be used "
                 f"({counts})"
             )
         if len(self.rows) > _SHOWN_REJECTS:
             logger.warning("%s: %d rows rejected: %s", source.path, len(self.rows), counts)
 
-    def write(self, file: Path) -> None:
-        """Lists the rows as JSONL, replacing the file."""
-        with atomic_file(file) as out:
-            for reject in self.rows:
-                out.write(json.dumps(asdict(reject), ensure_ascii=False) + "\n")
-
-
-def _parse(line: bytes) -> dict[str, Any]:
-    try:
-        row = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise _RowFault(f"not UTF-8 (at byte {error.start})") from None
-    except (ValueError, RecursionError) as error:
-        raise _RowFault(f"not valid JSON ({error})") from None
-    if not isinstance(row, dict):
-        raise _RowFault(f"not a JSON object but {_kind(row)}")
-    return row
-
 
 def _identity(row: dict[str, Any], source: Source, fallback: str) -> str:
-    identity = row.get(source.id)
-    if identity is None:
+    identity = _find(row, source.id)
+    if identity is None or identity is _MISSING:
         return fallback
     if isinstance(identity, bool) or not isinstance(identity, str | int) or identity == "":
         raise _RowFault(f"the id is no string or whole number (column {source.id!r})")
@@ -150,37 +165,60 @@ def _identity(row: dict[str, Any], source: Source, fallback: str) -> str:
 def _record(
     row: dict[str, Any], identity: str, source: Source, need_targets: bool, line: int
 ) -> Record:
-    targets: tuple[str, ...] = ()
-    if need_targets or row.get(source.targets) is not None:
-        value = _column(row, source.targets, "targets")
-        texts = value if isinstance(value, list) else [value]
-        targets = tuple(
-            _text(text, source.targets)
-            for text in texts
-            if not isinstance(text, str) or text.strip()
-        )
-        if need_targets and not targets:
-            raise _RowFault(f"empty target (column {source.targets!r})")
+    language = _optional(row, source.language_column, "language_column")
     return Record(
-        identity,
-        _text(_column(row, source.document, "document"), source.document),
-        targets,
-        _optional(row, source.instruction, "instruction"),
-        _optional(row, source.lead, "lead"),
-        line,
+        id=identity,
+        targets=_targets(row, source, need_targets),
+        document=_text(_column(row, source.document, "document"), source.document),
+        instruction=_optional(row, source.instruction, "instruction"),
+        language=source.language if language is None else language,
+        lead=_optional(row, source.lead, "lead"),
+        metadata={name: _json(_column(row, name, "metadata"), name) for name in source.metadata},
+        line=line,
     )
 
 
+def _targets(row: dict[str, Any], source: Source, need_targets: bool) -> tuple[str, ...]:
+    value = _find(row, source.targets)
+    if not need_targets and (value is None or value is _MISSING):
+        return ()
+    value = _column(row, source.targets, "targets")
+    texts = value if isinstance(value, list) else [value]
+    found = [
+        _text(text, source.targets) for text in texts if not isinstance(text, str) or text.strip()
+    ]
+    unanswerable = source.task == "answer" and value == []
+    if need_targets and not found and not unanswerable:
+        raise _RowFault(f"empty target (column {source.targets!r})")
+    return tuple(dict.fromkeys(found))
+
+
+def _find(value: Any, path: str) -> Any:
+    """What lies at `a.b.c`; of a list of objects, what lies there in each; else _MISSING."""
+    if value is None:
+        return None
+    if isinstance(value, list):
+        found = [_MISSING if isinstance(item, list) else _find(item, path) for item in value]
+        return _MISSING if any(item is _MISSING for item in found) else found
+    if not isinstance(value, dict):
+        return _MISSING
+    if path in value:
+        return value[path]
+    head, _, rest = path.partition(".")
+    return _find(value[head], rest) if rest and head in value else _MISSING
+
+
 def _column(row: dict[str, Any], name: str, setting: str) -> Any:
-    if name not in row:
+    value = _find(row, name)
+    if value is _MISSING:
         have = ", ".join(repr(column[:40]) for column in sorted(row)[:8]) or "none"
         raise _RowFault(f"no column {name!r} (columns: {have}); set data.SPLIT.{setting}")
-    return row[name]
+    return value
 
 
 def _text(value: Any, column: str) -> str:
     if not isinstance(value, str):
-        raise _RowFault(f"not text but {_kind(value)} (column {column!r})")
+        raise _RowFault(f"not text but {describe(value)} (column {column!r})")
     text = _unicode(value, column).strip()
     if not text:
         raise _RowFault(f"empty text (column {column!r})")
@@ -191,6 +229,15 @@ def _optional(row: dict[str, Any], column: str | None, setting: str) -> str | No
     return None if column is None else _text(_column(row, column, setting), column)
 
 
+def _json(value: Any, column: str) -> Any:
+    """The value, if a JSON file can hold it."""
+    try:
+        _unicode(json.dumps(value, ensure_ascii=False, allow_nan=False), column)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _RowFault(f"not a value of JSON ({error}; column {column!r})") from None
+    return value
+
+
 def _unicode(text: str, column: str) -> str:
     """JSON can carry half a surrogate pair, which no tokenizer and no file can take."""
     try:
@@ -198,8 +245,3 @@ def _unicode(text: str, column: str) -> str:
     except UnicodeEncodeError:
         raise _RowFault(f"half a surrogate pair (column {column!r})") from None
     return text
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "text", bool: "true/false", type(None): "null"}
-    return names.get(type(value), "a number")

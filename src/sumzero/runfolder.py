@@ -3,6 +3,8 @@
 A file or folder under its final name is whole: writers write beside it and rename.
 """
 
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -13,9 +15,10 @@ from typing import IO, Any
 
 import tomli_w
 
-from sumzero.config import RunConfig, as_dict
+from sumzero.config import RunConfig
 from sumzero.errors import RunError
 from sumzero.log import Events
+from sumzero.runfile import as_dict
 
 
 class RunFolder:
@@ -51,6 +54,24 @@ class RunFolder:
     def model_path(self, config: RunConfig) -> str:
         """The model to start from: the folder or Hub name, or the one made from scratch."""
         return str(self.scratch_model) if config.model.path == "scratch" else config.model.path
+
+
+@contextmanager
+def alone(folder: Path, what: str) -> Iterator[None]:
+    """Holds a folder for one process. Raises RunError where another one has it.
+
+    The lock ends with the process, however it ends. File systems without locks are not guarded.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"{folder}: another `{what}` is at work there; wait for it") from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+        yield
 
 
 @contextmanager

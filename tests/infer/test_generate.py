@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from sumzero.config import load
 from sumzero.errors import ConfigError, DataError, RunError
 from sumzero.infer.generate import finished_generations, generate, merge, repair, weights_digest
+from sumzero.runfile import load
 from sumzero.runfolder import RunFolder
 
 RECORDS = [
@@ -40,6 +40,18 @@ def test_a_column_can_hold_the_lead(run_file, tmp_path):
     _write(tmp_path / "test.jsonl", [row | {"first": row["id"] * 3} for row in RECORDS])
     made = generate(load(run_file, ["data.test.lead=first"]), "lead1")
     assert [row["text"] for row in made.rows()] == ["aaa", "bbb", "ccc"]
+
+
+def test_metadata_stand_beside_what_is_generated(run_file, tmp_path):
+    rows = [row | {"year": 2020 + number} for number, row in enumerate(RECORDS)]
+    _write(tmp_path / "test.jsonl", rows)
+    made = generate(load(run_file, ['data.test.metadata=["year"]']), "lead1")
+    assert [row["metadata"] for row in made.rows()] == [
+        {"year": 2020},
+        {"year": 2021},
+        {"year": 2022},
+    ]
+    assert not any("metadata" in row for row in generate(load(run_file), "lead1").rows())
 
 
 def test_other_input_is_another_generation_and_the_newest_counts(run_file, tmp_path):

@@ -2,11 +2,13 @@ import json
 
 import pytest
 
-from sumzero.config import load
 from sumzero.errors import RunError
 from sumzero.infer.generate import generate
+from sumzero.infer.questions import read_test, references
 from sumzero.infer.report import report
 from sumzero.infer.score import score, table
+from sumzero.instructions import bundled
+from sumzero.runfile import check, load
 from sumzero.runfolder import RunFolder
 
 HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(2)">'
@@ -79,3 +81,29 @@ def test_the_report_shows_data_as_text(run_file):
     assert "<img" not in page
     assert "&lt;script&gt;alert(1)" in page
     assert "{{ 7 * 7 }}" in page
+
+
+def _source(tmp_path, rows, **settings):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {"path": str(file), **settings}
+    values = {"name": "run", "runs": str(tmp_path / "runs"), "data": {"test": source}}
+    return check(values, "run.toml")
+
+
+def test_what_a_document_does_not_answer_is_scored_against_saying_so(tmp_path):
+    about = {"document": "The document does not answer this.", "question": "Who ran?"}
+    rows = [{"id": "a", "answers": [], **about}, {"id": "b", "answers": ["Nobody."], **about}]
+    columns = {"instruction": "question", "targets": "answers"}
+    config = _source(tmp_path, rows, task="answer", **columns)
+    said = bundled("answer", "en").unanswerable
+    assert references(*read_test(config, need_targets=True), config) == [(said,), ("Nobody.",)]
+    generate(config, "lead1")
+    assert score(config)["systems"]["lead1"]["rows"] == 2
+
+
+def test_rows_without_a_target_are_generated_for_and_the_others_are_scored(tmp_path):
+    rows = [{"id": "a", "document": "A cat.", "target": "A cat."}, {"id": "b", "document": "Dogs."}]
+    config = _source(tmp_path, rows)
+    assert generate(config, "lead1").manifest["rows"] == 2
+    assert score(config)["systems"]["lead1"]["rows"] == 1

@@ -1,10 +1,117 @@
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
+
+from sumzero.config import RunConfig
+from sumzero.prompt import PromptRenderer
+from sumzero.runfile import check
+from sumzero.runfolder import RunFolder, read_jsonl
+from sumzero.train import examples
+from sumzero.train.batches import family
+from sumzero.train.epoch import Epochs
+from sumzero.train.store import TokenStore
+
+HIDDEN_SIZE = 32
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run whose data were prepared, and what training would be fed with."""
+
+    config: RunConfig
+    folder: RunFolder
+    report: dict[str, Any]
+    renderer: PromptRenderer
+
+    @property
+    def counts(self):
+        return self.report["splits"]["train"]
+
+    @property
+    def store(self):
+        return TokenStore(examples.store_file(self.folder, "train"))
+
+    @property
+    def rejects(self):
+        return read_jsonl(self.folder.rejected)
+
+    def epochs(self, **training):
+        config = replace(self.config, train=replace(self.config.train, **training))
+        return Epochs(self.store, config, HIDDEN_SIZE)
+
+    def pieces(self, epoch=0):
+        """Of each piece of an epoch, each branch's (id, prompt, target), as token ids."""
+        epochs = self.epochs()
+        store, layout = epochs.store, epochs.epoch(epoch).layout
+        found = []
+        for piece in range(len(layout.pieces)):
+            example = int(layout.example[piece])
+            names = store.identities(example)[layout.begin[piece] - store.offsets[example] :]
+            laid_out = family(store, layout, piece)
+            branches = [
+                (name, [*laid_out.prefix.tolist(), *branch.prompt.tolist()], branch.target.tolist())
+                for name, branch in zip(names, laid_out.branches, strict=False)
+            ]
+            fed = len(laid_out.prefix) + sum(
+                len(x.prompt) + len(x.target) - 1 for x in laid_out.branches
+            )
+            assert fed == layout.pieces.tokens[piece] <= self.config.data.max_length
+            found.append(branches)
+        return found
+
+    def texts(self, epoch=0):
+        """What each piece of an epoch reads as: of each branch its (id, prompt, target)."""
+        decode = self.renderer.tokenizer.decode
+        return [
+            [(name, decode(prompt), decode(target)) for name, prompt, target in piece]
+            for piece in self.pieces(epoch)
+        ]
+
+
+class Preparations:
+    """Prepares rows in this process: `prepared(rows, max_length=64)`."""
+
+    def __init__(self, tokenizer, new_folder):
+        self._tokenizer = tokenizer
+        self._renderers = {}
+        self.new_folder = new_folder
+
+    @staticmethod
+    def write(file, rows):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return file
+
+    def settings(self, folder, rows=None, *, source=None, training=None, model="", seed=0, **data):
+        """Of a run in a folder. `rows` are its training data; without them give `data.train`."""
+        if rows is not None:
+            file = self.write(folder / "rows.jsonl", rows)
+            data["train"] = {"path": str(file), **(source or {})}
+        values = {"name": "run", "runs": str(folder), "seed": seed, "model": {"path": str(model)}}
+        return check({**values, "data": data, "train": training or {}}, "run.toml")
+
+    def renderer(self, rule="head"):
+        if rule not in self._renderers:
+            self._renderers[rule] = PromptRenderer(self._tokenizer, rule)
+        return self._renderers[rule]
+
+    def __call__(self, rows=None, *, folder=None, processes=1, **values):
+        config = self.settings(folder or self.new_folder(), rows, **values)
+        renderer, at = self.renderer(config.data.truncation), RunFolder.of(config)
+        report = examples.prepare(config, at, renderer, HIDDEN_SIZE, processes)
+        return Prepared(config, at, report, renderer)
+
+
+@pytest.fixture(scope="session")
+def prepared(tokenizer, tmp_path_factory):
+    return Preparations(tokenizer, lambda: tmp_path_factory.mktemp("prepared"))
 
 
 def command(ranks, run_file, *overrides):

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from sumzero.config import load
 from sumzero.errors import RunError
 from sumzero.pipeline import prepare
+from sumzero.runfile import load
 from sumzero.runfolder import RunFolder, read_jsonl
 from sumzero.train import checkpoint
 from sumzero.train.engine import consolidated_weights
