@@ -2,7 +2,7 @@
 
     blocks of rows --workers--> parts --hashes, sorted--> store: an example a row, a document once
 
-Memory is fixed but for a few arrays of 8 bytes a record. A stopped preparation goes on from its
+Joins hold at most four arrays of 8 bytes a record. A stopped preparation goes on from its
 parts; a store whose content and settings have not changed is kept. Where prompt and target exceed
 the limit only the document is cut, or the row is rejected with its reason: read = kept + rejected.
 """

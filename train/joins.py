@@ -140,11 +140,17 @@ def join(parts: Parts, kept: NDArray[np.bool_]) -> Families:
     del hashes
     again = np.flatnonzero(~fresh)
     fresh[again] = ~_same(rows[again - 1], rows[again], parts.documents)
-    first = rows[np.flatnonzero(fresh)][np.cumsum(fresh) - 1]
+    # A step at a time: no more than four arrays of the rows are held at once.
+    family = np.cumsum(fresh, dtype=np.int64)
+    family -= 1
+    first = rows[fresh][family]
+    del family
     by_first = np.argsort(first, kind="stable")
-    rows, first = rows[by_first], first[by_first]
-    starts = np.flatnonzero(np.diff(first, prepend=-1))
-    return Families(rows, np.append(starts, len(rows)))
+    rows = rows[by_first]
+    first = first[by_first]
+    del by_first
+    fresh[1:] = first[1:] != first[:-1]
+    return Families(rows, np.append(np.flatnonzero(fresh), len(rows)))
 
 
 def number_ways(sources: Iterable[Parts]) -> dict[Ways, int]:
