@@ -53,6 +53,18 @@ def model_folder(tokenizer, tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def run_file(tmp_path):
+    """Writes a run file; tests that need a whole run have their own."""
+
+    def write(text, name="run.toml"):
+        file = tmp_path / name
+        file.write_bytes(text.encode() if isinstance(text, str) else text)
+        return file
+
+    return write
+
+
 @pytest.fixture(scope="session")
 def shared_data():
     folder = Path(__file__).parents[2] / "shared" / "data"
