@@ -3,32 +3,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from sumzero.train.batches import Branch, Family, make_batch
 from sumzero.train.loss import summed_loss
 from sumzero.train.model import load_model
 
-SHAPE = {
-    "vocab_size": 300,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 256,
-    "initializer_range": 0.2,  # attention far from uniform
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-KINDS = {
-    "llama": {},
-    "gemma": {},
-    "qwen2": {},
-    "mistral": {"sliding_window": 9},  # less than a document
-}
+from .tiny_models import VOCAB_SIZE, tiny_model
+
+KINDS = ("llama", "mistral", "qwen2", "qwen3", "gemma")
 NATIVE = {  # models whose norms do not go through float32 when the rest is float64
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}
     | dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0),
@@ -40,7 +22,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-6}  # relative
 
 def _ids(count, seed):
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(3, 300, (count,), generator=generator).tolist()
+    return torch.randint(3, VOCAB_SIZE, (count,), generator=generator).tolist()
 
 
 def _family(prefix, *branches, seed):
@@ -70,17 +52,13 @@ BINS = {
 }
 
 
-@pytest.fixture(scope="module", params=["qwen3", *KINDS])
-def folder(request, model_folder, tmp_path_factory):
-    if request.param == "qwen3":
-        return str(model_folder)
+@pytest.fixture(scope="module", params=KINDS)
+def folder(request, tmp_path_factory):
     return _save(tmp_path_factory.mktemp(request.param), request.param)
 
 
 def _save(path, kind):
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(kind, **(SHAPE | (KINDS | NATIVE)[kind]))
-    AutoModelForCausalLM.from_config(config).save_pretrained(path)
+    tiny_model(kind, **NATIVE.get(kind, {})).save_pretrained(path)
     return str(path)
 
 
