@@ -1,4 +1,4 @@
-"""Loads the model to train, with packed attention, and proves that the layout changes nothing."""
+"""Loads the model to train, with packed attention."""
 
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from sumzero.errors import DataError
 from sumzero.kernels.packed_attention import NAME
-from sumzero.train.batches import Branch, Family, make_batch
-from sumzero.train.loss import packed_logits
-
-# Logits of two layouts may differ by rounding: relative to the largest logit.
-_ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
 
 def load_model(
@@ -52,6 +47,13 @@ def hidden_size(path: str, revision: str | None = None) -> int:
     return int(_config(path, revision).get_text_config().hidden_size)
 
 
+def head_size(path: str, revision: str | None = None) -> int:
+    """Width of an attention head. Raises DataError where there is no such model."""
+    config = _config(path, revision).get_text_config()
+    size = getattr(config, "head_dim", None)
+    return int(size or config.hidden_size // config.num_attention_heads)
+
+
 def check_context(path: str, max_length: int, revision: str | None = None) -> None:
     """Raises DataError where the model has fewer positions than `data.max_length` asks for."""
     config = _config(path, revision).get_text_config()
@@ -66,47 +68,3 @@ def _config(path: str, revision: str | None) -> Any:
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(f"{path}: no model can be loaded: {reason}") from None
-
-
-@torch.no_grad()
-def prove_packing(model: torch.nn.Module, backend: str, vocab_size: int, *, shared: bool) -> float:
-    """Runs short sequences packed and apart; returns the largest relative logit difference.
-
-    With `shared`, also two branches of one prefix. Raises DataError where the difference exceeds
-    rounding. Either the model lets documents in one bin see each other (models with linear
-    attention or convolutions do), or it does not read a prefix on behalf of every branch; training
-    in that layout would be wrong. All ranks must call it together.
-    """
-    spread = [(i * 7919 + 13) % vocab_size for i in range(24)]
-    document, one, other = spread[:9], Branch([], spread[9:12]), Branch(spread[12:17], spread[17:])
-    pair = [Family(document, (one,)), Family(spread[5:9], (other,))]
-    difference = _difference(model, backend, pair, pair)
-    name, rounding = type(model).__name__, _ROUNDING.get(next(model.parameters()).dtype, 5e-2)
-    if not difference <= rounding:
-        raise DataError(
-            f"model: {name} cannot be trained on packed sequences: logits differ by "
-            f"{difference:.1e} of the largest when two documents share a row"
-        )
-    if not shared:
-        return difference
-    apart = [Family(document, (branch,)) for branch in (one, other)]
-    of_sharing = _difference(model, backend, [Family(document, (one, other))], apart)
-    if not of_sharing <= rounding:
-        raise DataError(
-            f"model: {name} cannot read a document once for several targets: logits differ by "
-            f"{of_sharing:.1e} of the largest; data.share_documents = false lays the document out "
-            "for each target"
-        )
-    return max(difference, of_sharing)
-
-
-def _difference(
-    model: torch.nn.Module, backend: str, together: list[Family], apart: list[Family]
-) -> float:
-    """Of the logits of families in one row to those of a row each, relative to the largest."""
-    was_training = model.training
-    model.eval()
-    found = packed_logits(model, make_batch(together, 0), backend).float()
-    want = torch.cat([packed_logits(model, make_batch([one], 0), backend) for one in apart]).float()
-    model.train(was_training)
-    return float((found - want).abs().max() / want.abs().max().clamp_min(1e-6))

@@ -58,6 +58,9 @@ class Model:
     """Precision of weights and activations in training; the optimizer's copy is float32."""
     attention: Literal["auto", "flash", "sdpa"] = "auto"
     """Attention back end; "auto" takes flash-attn where it is installed and fits."""
+    fused_layers: bool = True
+    """Runs SumZero's norms, rotary embeddings, MLPs and last layer in the models that it knows; off:
+    transformers' own."""
     scratch: Scratch = Scratch()
 
 

@@ -2,11 +2,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.modeling_outputs import CausalLMOutput
 
-from sumzero.errors import ConfigError, DataError
+from sumzero.errors import DataError
 from sumzero.kernels.packed_attention import NAME
-from sumzero.train.model import check_context, load_model, prove_packing
+from sumzero.train.model import check_context, load_model
 
 SHAPE = {
     "vocab_size": 300,
@@ -28,54 +27,6 @@ def _save(folder, kind, **changes):
     config = AutoConfig.for_model(kind, **(SHAPE | changes))
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return str(folder)
-
-
-@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3", "gemma", "phi3"])
-def test_the_layout_changes_nothing_on_the_usual_models(tmp_path, kind):
-    model = load_model(_save(tmp_path, kind), torch.float32)
-    assert prove_packing(model, "sdpa", 300, shared=False) < 1e-5
-    assert prove_packing(model, "sdpa", 300, shared=True) < 1e-5
-
-
-def test_a_sliding_window_is_kept_to_its_document_and_prefix(tmp_path):
-    model = load_model(_save(tmp_path, "mistral", sliding_window=4), torch.float32)
-    assert prove_packing(model, "sdpa", 300, shared=True) < 1e-5
-
-
-class RunningMean(torch.nn.Module):
-    """Recurrent: its state begins anew with each segment, whatever the segment's prefix is."""
-
-    def __init__(self):
-        super().__init__()
-        self.embed = torch.nn.Embedding(300, 16)
-
-    def forward(self, input_ids, segments, logits_to_keep, **options):
-        states = [
-            piece.cumsum(0) / torch.arange(1, len(piece) + 1)[:, None]
-            for piece in self.embed(input_ids[0]).split(segments.lengths)
-        ]
-        logits = torch.cat(states)[logits_to_keep] @ self.embed.weight.T
-        return CausalLMOutput(logits=logits[None])
-
-
-def test_a_model_that_can_be_packed_but_cannot_share_is_told_the_setting():
-    torch.manual_seed(0)
-    assert prove_packing(RunningMean(), "sdpa", 300, shared=False) < 1e-5
-    with pytest.raises(DataError, match=r"for several targets: .*data\.share_documents = false"):
-        prove_packing(RunningMean(), "sdpa", 300, shared=True)
-
-
-@pytest.mark.parametrize("kind", ["mamba", "falcon_mamba"])
-def test_a_model_that_leaks_between_documents_is_refused(tmp_path, kind):
-    folder = _save(tmp_path, kind, state_size=8, expand=2)
-    with pytest.raises(DataError, match=r"cannot be (trained on packed sequences|loaded)"):
-        prove_packing(load_model(folder, torch.float32), "sdpa", 300, shared=True)
-
-
-def test_softcapped_attention_is_refused_until_it_is_there(tmp_path):
-    model = load_model(_save(tmp_path, "gemma2"), torch.float32)
-    with pytest.raises(ConfigError, match="packed attention has no softcap"):
-        prove_packing(model, "sdpa", 300, shared=True)
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path):
