@@ -1,0 +1,67 @@
+"""Cross-entropy of one tile of logits, and its gradient written over the logits.
+
+    c = softcap * tanh(scale * x / softcap)      (c = scale * x where there is no softcap)
+    loss = weight * (logsumexp(c) - c[label])
+    d loss / d x = weight * (softmax(c) - onehot(label)) * scale * (1 - (c / softcap) ** 2)
+
+All of it in float32 (float64 where the logits are), whatever dtype the logits have: a Triton kernel
+on CUDA, which holds a block of one row in registers (cross_entropy_triton.py); elsewhere plain
+torch, a few rows at a time, so that their float32 copy stays in the cache.
+
+Cost: the logits are read twice and written once on CUDA; memory beside them is that of the few
+rows on CPU, nothing on CUDA.
+
+Shape legend: S rows (supervised positions), V vocabulary, R rows at a time.
+"""
+
+import torch
+
+# Float32 copies of as many rows as fit are made at a time.
+_BYTES_AT_A_TIME = 4 * 2**20
+
+
+def cross_entropy_tile(
+    logits_SV: torch.Tensor,
+    labels_S: torch.Tensor,
+    weights_S: torch.Tensor,
+    *,
+    scale: float = 1.0,
+    softcap: float | None = None,
+    gradient: bool = True,
+) -> torch.Tensor:
+    """The weighted loss of each row, (S), float32 (float64 where the logits are).
+
+    With `gradient`, the logits, whose rows must be contiguous, are overwritten by the gradient of
+    the sum of the losses with respect to them; without, their content is undefined afterwards.
+    """
+    if logits_SV.is_cuda:
+        from sumzero.kernels.cross_entropy_triton import launch
+
+        return launch(logits_SV, labels_S, weights_S, scale, softcap, gradient)
+    wide = torch.promote_types(logits_SV.dtype, torch.float32)
+    weights_S = weights_S.to(wide)
+    losses_S = torch.empty(len(logits_SV), dtype=wide, device=logits_SV.device)
+    copies = 1 if softcap is None else 2
+    rows = max(1, _BYTES_AT_A_TIME // (copies * max(1, logits_SV.shape[1]) * wide.itemsize))
+    for first in range(0, len(logits_SV), rows):
+        some = slice(first, first + rows)
+        x_RV = logits_SV[some].to(wide)
+        index_R1, weight_R1 = labels_S[some, None], weights_S[some, None]
+        if scale != 1:
+            x_RV.mul_(scale)
+        slope_RV = None
+        if softcap is not None:
+            x_RV.div_(softcap).tanh_()
+            slope_RV = x_RV.square().neg_().add_(1) if gradient else None
+            x_RV.mul_(softcap)
+        x_RV.sub_(x_RV.amax(1, keepdim=True))
+        label_R1 = x_RV.gather(1, index_R1)
+        total_R1 = x_RV.exp_().sum(1, keepdim=True)
+        losses_S[some] = (weight_R1 * (total_R1.log() - label_R1)).squeeze(1)
+        if gradient:
+            x_RV.mul_(weight_R1 * scale / total_R1)
+            x_RV.scatter_add_(1, index_R1, -scale * weight_R1)
+            if slope_RV is not None:
+                x_RV.mul_(slope_RV)
+            logits_SV[some] = x_RV
+    return losses_S
