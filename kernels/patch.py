@@ -53,13 +53,13 @@ def patch(model: nn.Module) -> Patch:
 
     Raises ConfigError where a layer that is replaced has dropout, which packed attention has not.
     """
-    replaced = [*_norms(model), *_mlps(model)]
-    layers = [x for x in model.modules() if type(x).__name__ in {f"{n}DecoderLayer" for n in _LAYERS}]
+    known = {f"{name}DecoderLayer" for name in _LAYERS}
+    layers: list[Any] = [module for module in model.modules() if type(module).__name__ in known]
+    if any(layer.self_attn.attention_dropout for layer in layers):
+        raise ConfigError("model: packed attention has no dropout; set attention_dropout to 0")
     for layer in layers:
-        if layer.self_attn.attention_dropout:
-            raise ConfigError("model: packed attention has no dropout; set attention_dropout to 0")
         _replace(layer, _last_layer if layer is layers[-1] else _layer)
-    return Patch([*replaced, *layers], trims=bool(layers))
+    return Patch([*_norms(model), *_mlps(model), *layers], trims=bool(layers))
 
 
 def _norms(model: nn.Module) -> Iterator[nn.Module]:

@@ -69,7 +69,7 @@ def train(config: RunConfig, who: Ranks) -> None:
     model = SupervisedLM(lm, backends, fused=config.model.fused_layers)
     trainer = engine.Engine(model, settings, config.train)
     shared = config.data.share_documents and store.num_branches > len(store)
-    difference = prove_packing(trainer.model, lm.config, len(tokenizer), dtype, shared=shared)
+    difference = prove_packing(trainer.model, lm, len(tokenizer), shared=shared)
     if resumed_from is not None:
         trainer.load(folder.checkpoints, resumed_from)
     if who.is_main:

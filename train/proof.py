@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from transformers import PreTrainedModel
 
 from sumzero.errors import DataError
 from sumzero.train.batches import Branch, Family, make_batch
@@ -20,17 +21,16 @@ _ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # kin
 
 @torch.no_grad()
 def prove_packing(
-    model: torch.nn.Module, config: Any, vocab_size: int, dtype: torch.dtype, *, shared: bool
+    model: torch.nn.Module, lm: PreTrainedModel, vocab_size: int, *, shared: bool
 ) -> float:
     """Compares packed with separate sequences; returns the largest relative difference of logits.
 
-    `model` is a SupervisedLM, or the engine that runs one, `config` and `dtype` those of its model;
-    with `shared`, two branches of one prefix are compared as well. Raises DataError where a
-    difference exceeds rounding: our layers do not compute what the model's own do, or documents in
-    one bin see each other (models with linear attention or convolutions carry a state from one to
-    the next), or a prefix is not read on behalf of every branch. All ranks must call it together.
+    `model` is a SupervisedLM of `lm`, or the engine that runs it; with `shared`, two branches of
+    one prefix are compared as well. Raises DataError where a difference exceeds rounding: our
+    layers do not compute what the model's own do, or documents in one bin see each other (models
+    with linear attention or convolutions carry a state from one to the next), or a prefix is not
+    read on behalf of every branch. All ranks must call it together.
     """
-    name = (config.architectures or [config.model_type])[0]
     spread = [(i * 7919 + 13) % vocab_size for i in range(24)]
     document, one, other = spread[:9], Branch([], spread[9:12]), Branch(spread[12:17], spread[17:])
     pair = [Family(document, (one,)), Family(spread[5:9], (other,))]
@@ -50,7 +50,7 @@ def prove_packing(
             (apart, reference),
         ),
         (
-            f"cannot be trained on packed sequences{_why(config)}: logits differ by {{}} when two "
+            f"cannot be trained on packed sequences{_why(lm.config)}: logits differ by {{}} when two "
             "documents share a row",
             (model(packed, "logits"), apart),
         ),
@@ -71,9 +71,9 @@ def prove_packing(
     for problem, (found, want) in checks:
         difference = (found.float() - want.float()).abs().max() / want.float().abs().max()
         differences.append(float(difference))
-        if not differences[-1] <= _ROUNDING[dtype]:
+        if not differences[-1] <= _ROUNDING[lm.dtype]:
             size = f"{differences[-1]:.1e} of the largest"
-            raise DataError(f"model: {name} {problem.format(size)}")
+            raise DataError(f"model: {type(lm).__name__} {problem.format(size)}")
     return max(differences)
 
 
