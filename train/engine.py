@@ -19,6 +19,7 @@ from sumzero import ds_configs
 from sumzero.config import Model, Train
 from sumzero.errors import ConfigError, RunError
 from sumzero.ranks import Ranks
+from sumzero.train.supervised import PREFIX
 
 _OURS = {
     "train_batch_size": "train.bins_per_step",
@@ -166,14 +167,14 @@ class Engine:
 
 
 def consolidated_weights(checkpoints: Path, tag: str) -> dict[str, torch.Tensor]:
-    """The whole model's float32 weights by name, put together from the ranks' shards."""
+    """The whole model's float32 weights by their names in `SupervisedLM.lm`, from all shards."""
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it is talkative
         weights: dict[str, torch.Tensor] = get_fp32_state_dict_from_zero_checkpoint(
             str(checkpoints), tag=tag
         )
-    return weights
+    return {name.removeprefix(PREFIX): value for name, value in weights.items()}
 
 
 def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:

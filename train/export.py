@@ -21,7 +21,6 @@ from sumzero.runfolder import RunFolder, atomic_folder
 from sumzero.train import checkpoint
 from sumzero.train.engine import consolidated_weights
 from sumzero.train.examples import check_prepared
-from sumzero.train.supervised import PREFIX
 
 
 def export(config: RunConfig, name: str | None = None) -> Path:
@@ -50,7 +49,7 @@ def export(config: RunConfig, name: str | None = None) -> Path:
     )
     model = AutoModelForCausalLM.from_config(settings, dtype=dtype)
     missing, unexpected = model.load_state_dict(
-        {name.removeprefix(PREFIX): value.to(dtype) for name, value in weights.items()}, strict=False
+        {name: value.to(dtype) for name, value in weights.items()}, strict=False
     )
     tied = set(model.all_tied_weights_keys)
     if unexpected or set(missing) - tied:
