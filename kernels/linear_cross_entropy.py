@@ -21,7 +21,6 @@ of a chunk of the vocabulary.
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from sumzero.kernels.cross_entropy import cross_entropy_tile
@@ -47,7 +46,7 @@ def linear_cross_entropy(
     not go together.
     """
     num_rows, size = hidden_SD.shape
-    if weight_VD.shape[1] != size or labels_S.shape != (num_rows,) != weights_S.shape:
+    if weight_VD.shape[1] != size or not labels_S.shape == weights_S.shape == (num_rows,):
         shapes = [tuple(x.shape) for x in (hidden_SD, weight_VD, labels_S, weights_S)]
         raise ValueError(f"hidden, weight, labels, weights of shapes {shapes} do not go together")
     if weight_VD.dtype != hidden_SD.dtype:
@@ -100,9 +99,10 @@ def _op(
         tile = slice(first, first + rows)
         h_RD = hidden_SD[tile]
         logits_RV = d_logits_RV[: len(h_RD)]
-        torch.mm(h_RD, weight_VD.t(), out=logits_RV)
-        if bias_V is not None:
-            logits_RV += bias_V
+        if bias_V is None:
+            torch.mm(h_RD, weight_VD.t(), out=logits_RV)
+        else:
+            torch.addmm(bias_V, h_RD, weight_VD.t(), out=logits_RV)
         loss += cross_entropy_tile(
             logits_RV,
             labels_S[tile],

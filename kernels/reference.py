@@ -39,3 +39,23 @@ def packed_attention(
     scores_HTT = torch.einsum("qhd,khd->hqk", q_THD, k_THD) * scale
     weights_HTT = scores_HTT.masked_fill(~allowed_TT, float("-inf")).softmax(dim=-1)
     return torch.einsum("hqk,khd->qhd", weights_HTT, v_THD)
+
+
+def rms_norm(
+    x: torch.Tensor, weight_D: torch.Tensor, eps: float, offset: float = 0.0
+) -> torch.Tensor:
+    """x / sqrt(mean(x^2) + eps) * (offset + weight), over the last axis: (..., D)."""
+    return x / (x.square().mean(-1, keepdim=True) + eps).sqrt() * (offset + weight_D)
+
+
+def rotate(x_THD: torch.Tensor, cos_TR: torch.Tensor, sin_TR: torch.Tensor) -> torch.Tensor:
+    """Columns i and i + R / 2 of each head, as a point, turned by the token's angle i: (T, H, D)."""
+    half = cos_TR.shape[1] // 2
+    cos, sin = cos_TR[:, None, :half], sin_TR[:, None, :half]
+    a, b, rest = x_THD.split([half, half, x_THD.shape[2] - 2 * half], dim=2)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], dim=2)
+
+
+def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """silu(gate) * up: the shape of gate."""
+    return gate * gate.sigmoid() * up
