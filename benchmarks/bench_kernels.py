@@ -6,8 +6,6 @@ and how far outputs and gradients lie from torch eager's.
 """
 
 import argparse
-import os
-import shutil
 import statistics
 import time
 from collections.abc import Callable
@@ -43,30 +41,31 @@ def measure(options: argparse.Namespace, results: Results) -> None:
 
 
 class Timer:
-    """Median milliseconds of what runs on a device."""
+    """Median milliseconds of what runs on a device, one in turn with the other."""
 
     def __init__(self, device: torch.device, repeats: int) -> None:
         self.device, self.repeats = device, repeats
         size = 2**28 if device.type == "cuda" else 0  # larger than any L2 cache
         self._flush = torch.empty(size, dtype=torch.int8, device=device)
 
-    def __call__(self, prepare: Callable[[], Any], function: Callable[[Any], Any]) -> float:
-        """Of `function`, handed what `prepare` made; the first two runs warm up."""
-        times = []
+    def __call__(self, functions: dict[str, Callable[[], Callable[[], Any]]]) -> dict[str, float]:
+        """Of what each function gives, which is ready to be called; the first two runs warm up."""
+        times: dict[str, list[float]] = {name: [] for name in functions}
         for _ in range(self.repeats + 2):
-            prepared = prepare()
-            self._flush.zero_()
-            times.append(self._once(function, prepared))
-        return statistics.median(times[2:])
+            for name, prepare in functions.items():
+                ready = prepare()
+                self._flush.zero_()
+                times[name].append(self._once(ready))
+        return {name: statistics.median(each[2:]) for name, each in times.items()}
 
-    def _once(self, function: Callable[[Any], Any], prepared: Any) -> float:
+    def _once(self, ready: Callable[[], Any]) -> float:
         if self.device.type != "cuda":
             begun = time.perf_counter()
-            function(prepared)
+            ready()
             return 1e3 * (time.perf_counter() - begun)
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
-        function(prepared)
+        ready()
         end.record()
         torch.cuda.synchronize()
         elapsed: float = begin.elapsed_time(end)
@@ -77,9 +76,9 @@ def _ceilings(device: torch.device, timer: Timer, results: Results) -> dict[str,
     """Rate of a copy, in GB/s, and of a product of bfloat16 matrices, in TFLOP/s."""
     size, side = (2**30, 8192) if device.type == "cuda" else (2**27, 2048)
     one, other = (torch.zeros(size, dtype=torch.int8, device=device) for _ in range(2))
-    copy = 2 * size / timer(lambda: None, lambda _: one.copy_(other)) / 1e6
     a, b = (torch.randn(side, side, device=device).bfloat16() for _ in range(2))
-    product = 2 * side**3 / timer(lambda: None, lambda _: a @ b) / 1e9
+    times = timer({"copy": lambda: lambda: one.copy_(other), "product": lambda: lambda: a @ b})
+    copy, product = 2 * size / times["copy"] / 1e6, 2 * side**3 / times["product"] / 1e9
     results.add("ceiling: copy", copy, "GB/s")
     results.add("ceiling: bfloat16 product", product, "TFLOP/s")
     return {"GB/s": copy, "TFLOP/s": product}
@@ -87,22 +86,18 @@ def _ceilings(device: torch.device, timer: Timer, results: Results) -> dict[str,
 
 def _case(case: Case, timer: Timer, ceiling: float, results: Results) -> None:
     """All rows of a kernel at a shape."""
-    cuda = timer.device.type == "cuda"
-    functions = {"ours": case.ours, "torch eager": case.eager}
-    if cuda or shutil.which(os.environ.get("CXX", "g++")):
-        torch.compiler.reset()
-        functions["torch.compile"] = torch.compile(case.eager, dynamic=False)
-    else:
-        results.add(case.name, None, "not measured: no C++ compiler", peer="torch.compile")
-    if case.liger is not None:
-        functions["Liger"] = case.liger
-    elif not cuda and case.liger_has_it:
-        results.add(case.name, None, "not measured: no CUDA device", peer="Liger")
+    torch.compiler.reset()
+    functions = {"ours": case.ours}
+    for name, peer in case.peers.items():
+        if isinstance(peer, str):
+            results.add(case.name, None, f"not measured: {peer}", peer=name)
+        else:
+            functions[name] = peer
     runs = {name: _Run(case, function) for name, function in functions.items()}
-    values = {name: run(run.prepare()) for name, run in runs.items()}
+    values = {name: run.prepare()() for name, run in runs.items()}
     apart = max(_distance(found, values["torch eager"]) for found in values.values())
     del values
-    times = {name: timer(run.prepare, run) for name, run in runs.items()}
+    times = timer({name: run.prepare for name, run in runs.items()})
     ours = times.pop("ours")
     for name, peer in times.items():
         goal = case.goal if name == "Liger" else None
@@ -140,14 +135,14 @@ def _memory(case: Case, runs: dict[str, "_Run"], results: Results) -> None:
     """Peak memory beside the inputs."""
     name = f"{case.name}: memory"
     if "Liger" not in runs:
-        results.add(name, None, "not measured: no CUDA device", peer="Liger")
+        results.add(name, None, f"not measured: {case.peers['Liger']}", peer="Liger")
         return
     peaks = {}
     for which in ("ours", "Liger"):
-        prepared = runs[which].prepare()
+        ready = runs[which].prepare()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        runs[which](prepared)
+        ready()
         peaks[which] = (torch.cuda.max_memory_allocated() - before) / 1e9
     results.add(
         name,
@@ -168,7 +163,7 @@ class _Run:
         self._inputs, self._function = case.inputs, function
         draw = torch.Generator(case.inputs[0].device).manual_seed(1)
         with torch.no_grad():
-            outputs = _several(case.eager(*case.inputs))
+            outputs = _several(case.peers["torch eager"](*case.inputs))
         self._grads = [
             torch.randn(x.shape, generator=draw, device=x.device).to(x.dtype)
             if x.ndim
@@ -176,18 +171,19 @@ class _Run:
             for x in outputs
         ]
 
-    def prepare(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Inputs and gradients of the outputs; copies, since Liger's kernels write over both."""
-        inputs = [x.detach().clone().requires_grad_() for x in self._inputs]
-        return inputs, [grad.clone() for grad in self._grads]
+    def prepare(self) -> Callable[[], list[torch.Tensor]]:
+        """A call on copies, since Liger's kernels write over inputs and gradients.
 
-    def __call__(
-        self, prepared: tuple[list[torch.Tensor], list[torch.Tensor]]
-    ) -> list[torch.Tensor]:
-        """Outputs, then the gradients of all inputs."""
-        inputs, grads = prepared
-        outputs = _several(self._function(*inputs))
-        return [*outputs, *torch.autograd.grad(outputs, inputs, grads)]
+        It gives the outputs, then the gradients of all inputs.
+        """
+        inputs = [x.detach().clone().requires_grad_() for x in self._inputs]
+        grads = [grad.clone() for grad in self._grads]
+
+        def ready() -> list[torch.Tensor]:
+            outputs = _several(self._function(*inputs))
+            return [*outputs, *torch.autograd.grad(outputs, inputs, grads)]
+
+        return ready
 
 
 def _several(out: Any) -> list[torch.Tensor]:

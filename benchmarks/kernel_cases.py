@@ -5,12 +5,15 @@ Liger's kernels are its defaults, in Triton. Some write over their arguments (ro
 pass, swiglu, both norms and the loss in the backward pass), so inputs are made anew for every run.
 """
 
+import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm, apply_rotary_pos_emb
 
 from sumzero.kernels.linear_cross_entropy import linear_cross_entropy
@@ -27,20 +30,18 @@ Function = Callable[..., Any]
 class Case:
     """One kernel at one shape; forward and backward do `work`, in bytes moved or operations.
 
-    `inputs` get gradients; `ours`, `eager` and `liger` (None where it cannot run) take them and
-    give a tensor or several, the same ones.
+    `inputs` get gradients; `ours` and its peers take them and give a tensor or several, the same
+    ones. A peer that cannot be measured is told by the reason.
     """
 
     name: str
     inputs: list[torch.Tensor]
     ours: Function
-    eager: Function
-    liger: Function | None
+    peers: dict[str, Function | str]
     work: float
     unit: str  # GB/s or TFLOP/s
     goal: float = 1.0  # times as fast as Liger, at least
     memory: bool = False  # whether the goal speaks of peak memory too
-    liger_has_it: bool = True
 
 
 def cases(
@@ -61,6 +62,16 @@ def cases(
         yield _loss(normal, device, hidden, tokens, vocabulary, share, liger)
 
 
+def _peers(eager: Function, liger: Function | None) -> dict[str, Function | str]:
+    """Those of a kernel that torch.compile makes out of the eager function."""
+    can_compile = torch.cuda.is_available() or shutil.which(os.environ.get("CXX", "g++"))
+    return {
+        "torch eager": eager,
+        "torch.compile": torch.compile(eager, dynamic=False) if can_compile else "no C++ compiler",
+        "Liger": liger or "no CUDA device",
+    }
+
+
 def _norms(normal: Function, hidden: int, tokens: int, heads: int, liger: Any) -> Iterator[Case]:
     def module(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return Qwen3RMSNorm.forward(_Norm(weight), x)
@@ -70,8 +81,7 @@ def _norms(normal: Function, hidden: int, tokens: int, heads: int, liger: Any) -
             f"rms_norm {_said(shape)}",
             [normal(*shape), normal(shape[-1])],
             lambda x, weight: rms_norm(x, weight, EPS),
-            module,
-            liger and (lambda x, weight: liger.liger_rms_norm(x, weight, EPS)),
+            _peers(module, liger and (lambda x, weight: liger.liger_rms_norm(x, weight, EPS))),
             work=5 * 2 * torch.Size(shape).numel(),
             unit="GB/s",
         )
@@ -79,8 +89,10 @@ def _norms(normal: Function, hidden: int, tokens: int, heads: int, liger: Any) -
         f"add_rms_norm {tokens}x{hidden}",
         [normal(tokens, hidden), normal(tokens, hidden), normal(hidden)],
         lambda x, residual, weight: add_rms_norm(x, residual, weight, EPS),
-        lambda x, residual, weight: (module(x + residual, weight), x + residual),
-        liger and (lambda x, residual, w: liger.liger_fused_add_rms_norm(x, residual, w, EPS)),
+        _peers(
+            lambda x, residual, weight: (module(x + residual, weight), x + residual),
+            liger and (lambda x, residual, w: liger.liger_fused_add_rms_norm(x, residual, w, EPS)),
+        ),
         work=8 * 2 * tokens * hidden,
         unit="GB/s",
     )
@@ -111,8 +123,7 @@ def _elementwise(
         f"rope {tokens}x({heads}+{KEY_HEADS})x{HEAD_SIZE}",
         [normal(tokens, heads, HEAD_SIZE), normal(tokens, KEY_HEADS, HEAD_SIZE)],
         lambda q, k: rope(q, k, cos, sin),
-        as_in_models(apply_rotary_pos_emb),
-        liger and as_in_models(liger.liger_rope),
+        _peers(as_in_models(apply_rotary_pos_emb), liger and as_in_models(liger.liger_rope)),
         work=4 * 2 * tokens * (heads + KEY_HEADS) * HEAD_SIZE,
         unit="GB/s",
     )
@@ -120,8 +131,7 @@ def _elementwise(
         f"swiglu {tokens}x{3 * hidden}",
         [normal(tokens, 3 * hidden), normal(tokens, 3 * hidden)],
         swiglu,
-        lambda gate, up: F.silu(gate) * up,
-        liger and liger.liger_swiglu,
+        _peers(lambda gate, up: F.silu(gate) * up, liger and liger.liger_swiglu),
         work=8 * 2 * tokens * 3 * hidden,
         unit="GB/s",
     )
@@ -161,12 +171,31 @@ def _attention(normal: Function, device: torch.device, tokens: int, heads: int) 
             f"packed_attention {name} {rows}x({heads}+{KEY_HEADS})x{HEAD_SIZE}, {segments.backend}",
             [normal(rows, heads, HEAD_SIZE), *(normal(rows, 8, HEAD_SIZE) for _ in range(2))],
             ours,
-            eager,
-            None,
+            {
+                "torch eager": eager,
+                "torch.compile": _flex(lengths, prefix_of, device),
+                "Liger": "it has no such kernel",
+            },
             work=14 * heads * HEAD_SIZE * int(mask.sum()),  # 2 products forward, 5 backward
             unit="TFLOP/s",
-            liger_has_it=False,
         )
+
+
+def _flex(lengths: Sequence[int], prefix_of: Sequence[int], device: torch.device) -> Function | str:
+    """What torch.compile has for attention with a mask."""
+    if device.type != "cuda":
+        return "FlexAttention has no backward on CPU"
+    mask = _mask(lengths, prefix_of).to(device)
+    blocks = create_block_mask(
+        lambda b, h, query, key: mask[query, key], None, None, *mask.shape, device=device
+    )
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        by_heads = (x[None].transpose(1, 2) for x in (q, k, v))
+        out: Any = flex_attention(*by_heads, block_mask=blocks, enable_gqa=True)
+        return out.transpose(1, 2)[0]
+
+    return torch.compile(attend, dynamic=False)
 
 
 def _mask(lengths: Sequence[int], prefix_of: Sequence[int]) -> torch.Tensor:
@@ -206,8 +235,7 @@ def _loss(
         f"linear_cross_entropy {tokens}x{hidden}x{vocabulary}, {share:.0%} supervised",
         [normal(tokens, hidden), normal(vocabulary, hidden, scale=hidden**-0.5)],
         ours,
-        eager,
-        liger and fused,
+        _peers(eager, liger and fused),
         work=6 * len(supervised) * hidden * vocabulary,
         unit="TFLOP/s",
         goal=2.0 if share < 1 else 1.0,
