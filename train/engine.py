@@ -122,6 +122,20 @@ def zero3_loading(settings: dict[str, Any]) -> Iterator[None]:
         os.environ.pop(_SEQUENTIAL) if before is None else os.environ.update({_SEQUENTIAL: before})
 
 
+def own_share(tensor: Any) -> tuple[torch.Tensor, int, int]:
+    """Of a parameter: what this rank holds of it, flat; where that begins; ranks that share it."""
+    if not hasattr(tensor, "ds_tensor"):
+        return tensor.detach().reshape(-1), 0, 1
+    part, group = tensor.ds_tensor, tensor.ds_process_group
+    begin = part.numel() * torch.distributed.get_rank(group)
+    # The last partitions are padded.
+    return (
+        part.detach()[: max(0, tensor.ds_numel - begin)],
+        begin,
+        torch.distributed.get_world_size(group),
+    )
+
+
 class Engine:
     """A model under ZeRO with its optimizer."""
 

@@ -17,6 +17,7 @@ from sumzero.ranks import Ranks
 from sumzero.runfile import as_dict
 from sumzero.runfolder import RunFolder, write_json
 from sumzero.train import checkpoint, engine
+from sumzero.train.attest import attest
 from sumzero.train.batches import StepBatches, batches
 from sumzero.train.epoch import Epochs
 from sumzero.train.examples import check_prepared, store_file
@@ -61,6 +62,7 @@ def train(config: RunConfig, who: Ranks) -> None:
     torch.manual_seed(config.seed)
     with engine.zero3_loading(settings):
         model = load_model(path, dtype, config.model.revision)
+    attest(model, path, config.model.revision)
     if config.train.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     trainer = engine.Engine(model, settings, config.train)

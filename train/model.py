@@ -11,6 +11,7 @@ from sumzero.errors import DataError
 from sumzero.kernels.packed_attention import NAME
 from sumzero.train.batches import Branch, Family, make_batch
 from sumzero.train.loss import packed_logits
+from sumzero.train.weights import weight_files
 
 # Logits of two layouts may differ by rounding: relative to the largest logit.
 _ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
@@ -26,6 +27,8 @@ def load_model(
     """
     if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
         raise DataError(f"{path}: the model folder has no config.json")
+    _config(path, revision)  # says what is wrong with a path before weights are looked for
+    weight_files(path, revision)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             path,
@@ -35,6 +38,7 @@ def load_model(
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
         )
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
