@@ -60,7 +60,7 @@ def rms_norm(
 
 
 def rotate(x_THD: torch.Tensor, cos_TR: torch.Tensor, sin_TR: torch.Tensor) -> torch.Tensor:
-    """Columns i and i + R / 2 of each head, as a point, turned by the token's angle i: (T, H, D)."""
+    """Columns i and i + R / 2 of a head, as a point, turned by the token's angle i: (T, H, D)."""
     half = cos_TR.shape[1] // 2
     cos, sin = cos_TR[:, None, :half], sin_TR[:, None, :half]
     a, b, rest = x_THD.split([half, half, x_THD.shape[2] - 2 * half], dim=2)

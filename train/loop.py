@@ -18,6 +18,7 @@ from sumzero.ranks import Ranks
 from sumzero.runfile import as_dict
 from sumzero.runfolder import RunFolder, write_json
 from sumzero.train import checkpoint, engine
+from sumzero.train.attest import attest
 from sumzero.train.batches import StepBatches, batches
 from sumzero.train.epoch import Epochs
 from sumzero.train.examples import check_prepared, store_file
@@ -64,6 +65,7 @@ def train(config: RunConfig, who: Ranks) -> None:
     torch.manual_seed(config.seed)
     with engine.zero3_loading(settings):
         lm = load_model(path, dtype, config.model.revision)
+    attest(lm, path, config.model.revision)
     if config.train.gradient_checkpointing:
         lm.gradient_checkpointing_enable()
     model = SupervisedLM(lm, backends, fused=config.model.fused_layers)

@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from sumzero.errors import DataError
 from sumzero.kernels.packed_attention import NAME
+from sumzero.train.weights import weight_files
 
 
 def load_model(
@@ -21,6 +22,8 @@ def load_model(
     """
     if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
         raise DataError(f"{path}: the model folder has no config.json")
+    _config(path, revision)  # says what is wrong with a path before weights are looked for
+    weight_files(path, revision)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             path,
@@ -30,14 +33,26 @@ def load_model(
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
         )
     except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DataError(f"{path}: no model can be loaded: {reason}") from None
-    for problem in ("missing_keys", "mismatched_keys"):
-        if info.get(problem):
-            names = ", ".join(str(name) for name in sorted(info[problem])[:3])
-            raise DataError(f"{path}: {len(info[problem])} {problem.replace('_', ' ')}: {names}")
+        raise DataError(f"{path}: no model can be loaded: {_reason(error)}") from None
+    except RuntimeError as error:
+        if "conversion of the weights" not in str(error):
+            raise
+        raise DataError(
+            f"{path}: tensors of the files cannot be made into the model's, see the report above: "
+            "one may be missing, or config.json may be of another model"
+        ) from None
+    missing, mismatched = sorted(info["missing_keys"]), sorted(info["mismatched_keys"])
+    if missing:
+        raise DataError(f"{path}: {len(missing)} missing keys: {', '.join(missing[:3])}")
+    if mismatched:
+        name, stored, wanted = mismatched[0]
+        raise DataError(
+            f"{path}: {len(mismatched)} weights have other shapes than config.json says: {name} is "
+            f"{list(stored)} in the files and {list(wanted)} by config.json"
+        )
     loaded: PreTrainedModel = model
     return loaded
 
@@ -68,6 +83,9 @@ def check_context(path: str, max_length: int, revision: str | None = None) -> No
 def _config(path: str, revision: str | None) -> Any:
     try:
         return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DataError(f"{path}: no model can be loaded: {reason}") from None
+    except Exception as error:  # a damaged file can raise anything
+        raise DataError(f"{path}: no model can be loaded: {_reason(error)}") from None
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split())

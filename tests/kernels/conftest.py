@@ -1,16 +1,12 @@
-"""Triton kernels run on the CUDA device where there is one, else in Triton's interpreter."""
-
-import os
+"""Where Triton kernels run in tests, and the rule that their errors keep."""
 
 import pytest
 import torch
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported, by the first kernel used
-
 
 @pytest.fixture(scope="session")
 def device():
+    """The CUDA device where there is one; else CPU, where Triton's interpreter runs the kernels."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
