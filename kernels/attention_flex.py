@@ -31,7 +31,7 @@ def attend(
     block_mask = segments.once(("flex", window), lambda: _block_mask(segments, window))
     q_1HUD, k_1KTD, v_1KTD = (x.transpose(0, 1).unsqueeze(0) for x in (q_UHD, k_TKD, v_TKD))
     score_mod = None if softcap is None else _capped(softcap)
-    run = _compiled(flex_attention) if q_UHD.is_cuda else flex_attention
+    run: Any = _compiled(flex_attention) if q_UHD.is_cuda else flex_attention
     out_1HUD: torch.Tensor = run(
         *(q_1HUD, k_1KTD, v_1KTD),
         score_mod=score_mod,

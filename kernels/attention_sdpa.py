@@ -6,11 +6,12 @@ masks: queries * keys of each branch, cut window or trimmed segment, made once a
 Soft-capped scores, which SDPA has not, are computed plainly, in float32 and a block of queries at a
 time; the block is computed again in the backward pass, so that no score is kept.
 
-Shape legend: T tokens, U queries, H query heads, K key heads, D head size, Q queries and G keys of a
-call.
+Shape legend: T tokens, U queries, H query heads, K key heads, D head size, Q queries and G keys of
+a call.
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -42,9 +43,7 @@ def attend(
     for first, end in segments.once("calls", lambda: list(calls(segments))):
         prefix = segments.prefix_of[first]
         seen = [*([] if prefix < 0 else [prefix]), *range(first, end)]
-        mask_QG = segments.once(
-            (first, window), lambda first=first, end=end: _mask(segments, first, end, window)
-        )
+        mask_QG = segments.once((first, window), partial(_mask, segments, first, end, window))
         q_1HQD = _heads_first([q[segment] for segment in range(first, end)])
         k_1KGD = _heads_first([k[segment] for segment in seen])
         v_1KGD = _heads_first([v[segment] for segment in seen])

@@ -23,12 +23,18 @@ def attend(
 
     assert softcap is None, "refused before the first step"
     varlen = segments.once("varlen", lambda: Varlen.of(segments))
-    out: torch.Tensor = varlen_attn(
-        *(q_UHD, varlen.keys(k_TKD), varlen.keys(v_TKD)),
-        *(varlen.query_offsets, varlen.key_offsets, varlen.most_queries, varlen.most_keys),
+    out = varlen_attn(
+        q_UHD,
+        varlen.keys(k_TKD),
+        varlen.keys(v_TKD),
+        varlen.query_offsets,
+        varlen.key_offsets,
+        varlen.most_queries,
+        varlen.most_keys,
         scale=scale,
         # Causal, aligned at the end: a segment's queries are the last of its keys.
         window_size=(-1 if window is None else window - 1, 0),
         enable_gqa=q_UHD.shape[1] != k_TKD.shape[1],
     )
+    assert isinstance(out, torch.Tensor)  # nothing else was asked for
     return out

@@ -3,8 +3,8 @@
 The layer of Llama, Mistral, Qwen2, Qwen3 and Qwen3-MoE: norm, attention, norm, MLP, each half with
 a residual. In a model's last layer the hidden states of prompts are needed no more, only their keys
 and values: with `queries`, the layer projects keys and values of all T tokens, and everything else
-(queries, attention, output projection, MLP) of U kept positions. Exact. Of a layer's matrix products
-that leaves, at U = T / 10, those of keys and values and a tenth of the others.
+(queries, attention, output projection, MLP) is of U kept positions. Exact. Of the layer's matrix
+products that leaves, at U = T / 10, those of keys and values and a tenth of the others.
 
 Modules are called, never their weights used: under ZeRO-3 a weight is there only while its module
 runs, and a call may be that of an adapter.
@@ -76,11 +76,13 @@ def decoder_layer(
 def _heads(projected_1TX: torch.Tensor, attention: Any) -> torch.Tensor:
     """(1, T, heads * D) -> (T, heads, D); the sizes are given, since T may be 0."""
     size = attention.head_dim
-    return projected_1TX.squeeze(0).unflatten(-1, (projected_1TX.shape[-1] // size, size))
+    split: torch.Tensor = projected_1TX.squeeze(0)
+    return split.unflatten(-1, (projected_1TX.shape[-1] // size, size))
 
 
 def _window(attention: Any) -> int | None:
     """How far a token sees, where the model limits it."""
     if type(attention).__name__ == "MistralAttention":  # the one that asks its configuration
-        return getattr(attention.config, "sliding_window", None)
-    return getattr(attention, "sliding_window", None)
+        attention = attention.config
+    window: int | None = getattr(attention, "sliding_window", None)
+    return window

@@ -15,6 +15,7 @@ Other models run their own layers, with packed attention.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import MethodType
 from typing import Any
 
@@ -67,21 +68,17 @@ def _norms(model: nn.Module) -> Iterator[nn.Module]:
         offset = _NORMS.get(type(module).__name__)
         if offset is None:
             continue
-        eps = getattr(module, "variance_epsilon", None) or module.eps
-
-        def forward(
-            norm: Any,
-            x: torch.Tensor,
-            residual: torch.Tensor | None = None,
-            eps: float = eps,
-            offset: float = offset,
-        ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-            if residual is None:
-                return rms_norm(x, norm.weight, eps, offset)
-            return add_rms_norm(x, residual, norm.weight, eps, offset)
-
-        _replace(module, forward)
+        eps: Any = getattr(module, "variance_epsilon", None) or module.eps
+        _replace(module, partial(_norm, eps, offset))
         yield module
+
+
+def _norm(
+    eps: float, offset: float, norm: Any, x: torch.Tensor, residual: torch.Tensor | None = None
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    if residual is None:
+        return rms_norm(x, norm.weight, eps, offset)
+    return add_rms_norm(x, residual, norm.weight, eps, offset)
 
 
 def _mlps(model: nn.Module) -> Iterator[nn.Module]:

@@ -154,7 +154,11 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, x_TKD: torch.Tensor, index: torch.Tensor, order: torch.Tensor, copies: torch.Tensor
+        ctx: Any,
+        x_TKD: torch.Tensor,
+        index: torch.Tensor,
+        order: torch.Tensor,
+        copies: torch.Tensor,
     ) -> torch.Tensor:
         ctx.save_for_backward(order, copies)
         return x_TKD.index_select(0, index)

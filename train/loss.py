@@ -33,7 +33,9 @@ class SupervisedHead(nn.Linear):
     softcap: float | None
 
     @classmethod
-    def of(cls, head: nn.Module, scale: float = 1.0, softcap: float | None = None) -> "SupervisedHead":
+    def of(
+        cls, head: nn.Module, scale: float = 1.0, softcap: float | None = None
+    ) -> "SupervisedHead":
         """A head that shares `head`'s parameters. Raises ConfigError where it is not linear."""
         if not isinstance(head, nn.Linear):
             name = type(head).__name__
@@ -74,4 +76,6 @@ class SupervisedHead(nn.Linear):
 
 def logit_scale(config: Any) -> float:
     """What a model multiplies its logits with: Granite divides them, Cohere multiplies."""
-    return float(getattr(config, "logit_scale", 1.0)) / float(getattr(config, "logits_scaling", 1.0))
+    return float(getattr(config, "logit_scale", 1.0)) / float(
+        getattr(config, "logits_scaling", 1.0)
+    )

@@ -50,8 +50,8 @@ def prove_packing(
             (apart, reference),
         ),
         (
-            f"cannot be trained on packed sequences{_why(lm.config)}: logits differ by {{}} when two "
-            "documents share a row",
+            f"cannot be trained on packed sequences{_why(lm.config)}: logits differ by {{}} when "
+            "two documents share a row",
             (model(packed, "logits"), apart),
         ),
         ("has another loss than its logits give, by {}", (model(packed), reference_loss)),

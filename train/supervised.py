@@ -27,7 +27,7 @@ PREFIX = "lm."  # of every parameter's name in checkpoints
 
 
 class SupervisedLM(nn.Module):
-    """Wraps `lm`: its head becomes a SupervisedHead, its layers run our forward unless `fused` is off.
+    """Wraps `lm`: its head becomes a SupervisedHead, its layers are patched unless `fused` is off.
 
     Raises ConfigError where its head is not linear or a layer needs what we have not.
     """
@@ -56,13 +56,12 @@ class SupervisedLM(nn.Module):
             return self._reference(batch)
         head: Any = self.lm.get_output_embeddings()
         hidden_SM = self._hidden(batch)
-        if want == "logits":
-            return head.logits(hidden_SM)
         labels_S, weights_S = (
             x.to(hidden_SM.device, non_blocking=True) for x in (batch.labels, batch.weights)
         )
-        loss: torch.Tensor = head(hidden_SM, labels_S, weights_S)
-        return loss
+        out: torch.Tensor
+        out = head.logits(hidden_SM) if want == "logits" else head(hidden_SM, labels_S, weights_S)
+        return out
 
     def _hidden(self, batch: Batch) -> torch.Tensor:
         """The last hidden states at the supervised positions: (S, M)."""
@@ -76,7 +75,9 @@ class SupervisedLM(nn.Module):
                 torch.from_numpy(kept_U).to(device, non_blocking=True),
                 self._segments(batch, self._backends, queries),
             )
-        hidden_1UM = self.lm.base_model(**self._inputs(batch), **options).last_hidden_state
+        hidden_1UM: torch.Tensor = self.lm.base_model(
+            **self._inputs(batch), **options
+        ).last_hidden_state
         return hidden_1UM.squeeze(0).index_select(0, rows_S.to(device, non_blocking=True))
 
     def _reference(self, batch: Batch) -> torch.Tensor:

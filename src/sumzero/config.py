@@ -59,8 +59,8 @@ class Model:
     attention: Literal["auto", "flash", "varlen", "flex", "sdpa"] = "auto"
     """Attention back end; "auto" takes the fastest that is installed and fits the device."""
     fused_layers: bool = True
-    """Runs SumZero's norms, rotary embeddings, MLPs and last layer in the models that it knows; off:
-    transformers' own."""
+    """Runs SumZero's norms, rotary embeddings, MLPs and last layer in the models it knows; off, the
+    models' own."""
     scratch: Scratch = Scratch()
 
 

@@ -31,7 +31,7 @@ def test_a_model_that_leaks_between_documents_is_refused(kind):
 
 
 def test_the_layers_that_leak_are_named():
-    with pytest.raises(DataError, match="Qwen3NextForCausalLM .* for its layers of linear_att"):
+    with pytest.raises(DataError, match=r"Qwen3NextForCausalLM .* for its layers of linear_att"):
         _prove("qwen3_next")
 
 
