@@ -43,16 +43,16 @@ def cross_entropy_tile(
     losses_S = torch.empty(len(logits_SV), dtype=wide, device=logits_SV.device)
     copies = 1 if softcap is None else 2
     rows = max(1, _BYTES_AT_A_TIME // (copies * max(1, logits_SV.shape[1]) * wide.itemsize))
+    copy_RV = logits_SV.new_empty(min(rows, len(logits_SV)), logits_SV.shape[1], dtype=wide)
     for first in range(0, len(logits_SV), rows):
         some = slice(first, first + rows)
-        x_RV = logits_SV[some].to(wide)
+        x_RV = copy_RV[: len(logits_SV[some])].copy_(logits_SV[some])
         index_R1, weight_R1 = labels_S[some, None], weights_S[some, None]
         if scale != 1:
             x_RV.mul_(scale)
         slope_RV = None
         if softcap is not None:
-            x_RV.div_(softcap).tanh_()
-            slope_RV = x_RV.square().neg_().add_(1) if gradient else None
+            slope_RV = x_RV.div_(softcap).tanh_().square().neg_().add_(1)
             x_RV.mul_(softcap)
         x_RV.sub_(x_RV.amax(1, keepdim=True))
         label_R1 = x_RV.gather(1, index_R1)
