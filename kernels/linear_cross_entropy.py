@@ -174,6 +174,7 @@ def _add_product(sum_VD: torch.Tensor, d_logits_RV: torch.Tensor, h_RD: torch.Te
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
     ctx.save_for_backward(inputs[0], *output[1:])
     ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)  # zeros as large as all logits, for an output nobody uses
     ctx.wanted = inputs[-3:]
 
 

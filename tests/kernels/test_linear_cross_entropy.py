@@ -256,6 +256,14 @@ def test_one_tile_of_logits_is_alive_and_less_of_it_in_float32(head, num_rows, r
     }
 
 
+def test_the_backward_pass_makes_no_tensor_as_large_as_the_logits():
+    trained, labels, weights = _inputs(16, torch.bfloat16)
+    loss = _loss(linear_cross_entropy, trained, labels, weights)
+    with LargestAlive(*trained) as largest:
+        loss.backward()
+    assert largest.most == {}
+
+
 def test_shapes_and_dtypes_that_do_not_go_together_are_refused():
     (hidden, weight), labels, weights = _inputs(4, torch.float32)
     with pytest.raises(ValueError, match="do not go together"):
