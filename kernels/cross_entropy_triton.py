@@ -20,7 +20,7 @@ def launch(
     softcap: float | None,
     gradient: bool,
 ) -> torch.Tensor:
-    """As `cross_entropy_tile`; without `gradient` the logits stay as they are."""
+    """As `cross_entropy_tile`; a label outside the vocabulary gives NaN as its row's loss."""
     num_rows, num_columns = logits_SV.shape
     wide = torch.promote_types(logits_SV.dtype, torch.float32)
     losses_S = torch.empty(num_rows, dtype=wide, device=logits_SV.device)
@@ -75,7 +75,7 @@ def _cross_entropy(
     logits_ptr += row * row_stride
     label = tl.load(labels_ptr + row)
     weight = tl.load(weights_ptr + row)
-    # A label outside the vocabulary gives a NaN, not another row's memory.
+    # Not another row's memory, where the label is outside the vocabulary.
     is_label = (label >= 0) & (label < num_columns)
     of_label = tl.load(logits_ptr + label, mask=is_label, other=float("nan")).to(wide)
 

@@ -14,7 +14,8 @@ model's dtype, and what `cross_entropy_tile` needs. Several tiles need a float32
 gradient, 4 D V bytes; so where the weight is trained, as many rows as take no more than that are
 one tile (S <= 2 D in bfloat16), which is kept for the backward pass. Else a tile is _TILE_BYTES.
 
-Shape legend: S rows (supervised positions), D hidden size, V vocabulary, R rows of a tile.
+Shape legend: S rows (supervised positions), D hidden size, V vocabulary, R rows of a tile,
+C columns of a chunk of the vocabulary.
 """
 
 from typing import Any
@@ -166,9 +167,11 @@ def _is_one_tile(hidden_SD: torch.Tensor) -> bool:
 
 def _add_product(sum_VD: torch.Tensor, d_logits_RV: torch.Tensor, h_RD: torch.Tensor) -> None:
     """sum += d_logits^T h, by chunks of the vocabulary: a product is of their dtype, in between."""
+    product_CD = h_RD.new_empty(min(_COLUMNS_AT_A_TIME, len(sum_VD)), h_RD.shape[1])
     for first in range(0, len(sum_VD), _COLUMNS_AT_A_TIME):
-        chunk = slice(first, first + _COLUMNS_AT_A_TIME)
-        sum_VD[chunk] += d_logits_RV[:, chunk].t() @ h_RD
+        chunk_CD = sum_VD[first : first + _COLUMNS_AT_A_TIME]
+        d_logits_RC = d_logits_RV[:, first : first + _COLUMNS_AT_A_TIME]
+        chunk_CD += torch.mm(d_logits_RC.t(), h_RD, out=product_CD[: len(chunk_CD)])
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
@@ -187,7 +190,7 @@ def _backward(ctx: Any, grad: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Ten
     if grad_weight and _is_one_tile(hidden_SD):
         d_weight_VD = d_weight.t() @ (hidden_SD * grad).to(dtype)
     elif grad_weight:
-        d_weight_VD = (d_weight * grad).to(dtype)
+        d_weight_VD = torch.mul(d_weight, grad, out=torch.empty_like(d_weight, dtype=dtype))
     return (
         (d_hidden_SD * grad).to(dtype) if grad_hidden else None,
         d_weight_VD,
