@@ -20,24 +20,21 @@ def launch(
     softcap: float | None,
     gradient: bool,
 ) -> torch.Tensor:
-    """As `cross_entropy_tile`; without `gradient` the logits stay as they are."""
+    """As `cross_entropy_tile`; a label outside the vocabulary gives NaN as its row's loss."""
     num_rows, num_columns = logits_SV.shape
     wide = torch.promote_types(logits_SV.dtype, torch.float32)
     losses_S = torch.empty(num_rows, dtype=wide, device=logits_SV.device)
     if num_rows > 0:
-        _cross_entropy[(num_rows,)](
-            logits_SV,
-            labels_S.contiguous(),
-            weights_S.to(wide).contiguous(),
-            losses_S,
-            logits_SV.stride(0),
-            num_columns,
-            SCALE=scale,
-            SOFTCAP=softcap or 0.0,
-            GRADIENT=gradient,
-            BLOCK=min(_LARGEST_BLOCK, triton.next_power_of_2(num_columns)),
-            num_warps=16,
-        )
+        with torch.cuda.device_of(logits_SV):
+            _cross_entropy[(num_rows,)](
+                *(logits_SV, labels_S.contiguous(), weights_S.to(wide).contiguous(), losses_S),
+                *(logits_SV.stride(0), num_columns),
+                SCALE=scale,
+                SOFTCAP=softcap or 0.0,
+                GRADIENT=gradient,
+                BLOCK=min(_LARGEST_BLOCK, triton.next_power_of_2(num_columns)),
+                num_warps=16,
+            )
     return losses_S
 
 
@@ -78,7 +75,7 @@ def _cross_entropy(
     logits_ptr += row * row_stride
     label = tl.load(labels_ptr + row)
     weight = tl.load(weights_ptr + row)
-    # A label outside the vocabulary gives a NaN, not another row's memory.
+    # Not another row's memory, where the label is outside the vocabulary.
     is_label = (label >= 0) & (label < num_columns)
     of_label = tl.load(logits_ptr + label, mask=is_label, other=float("nan")).to(wide)
 
@@ -92,14 +89,15 @@ def _cross_entropy(
         new_top = tl.maximum(top, tl.max(c, 0))
         total = total * tl.exp(top - new_top) + tl.sum(tl.exp(c - new_top), 0)
         top = new_top
-    log_total = top + tl.log(total)
-    tl.store(losses_ptr + row, weight * (log_total - _capped(of_label, SCALE, SOFTCAP)))
+    # Differences from the largest logit first: huge logits leave few digits to log(total).
+    of_label = _capped(of_label, SCALE, SOFTCAP) - top
+    tl.store(losses_ptr + row, weight * (tl.log(total) - of_label))
 
     if GRADIENT:
         for first in range(0, num_columns, BLOCK):
             column = first + tl.arange(0, BLOCK)
             is_column = column < num_columns
             x = tl.load(logits_ptr + column, mask=is_column, other=0.0).to(wide)
-            p = tl.exp(_capped(x, SCALE, SOFTCAP) - log_total)
+            p = tl.exp(_capped(x, SCALE, SOFTCAP) - top) / total
             gradient = weight * (p - (column == label)) * _slope(x, SCALE, SOFTCAP)
             tl.store(logits_ptr + column, gradient, mask=is_column)

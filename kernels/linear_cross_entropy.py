@@ -5,17 +5,17 @@
 
 The rows are taken in tiles. A GEMM gives a tile's logits in the model's dtype, `cross_entropy_tile`
 replaces them by their gradient, and a second GEMM gives the gradient of h: all in the forward pass,
-so that the weight is used once. The backward pass multiplies by the gradient of the loss, which the
-GEMM for the weight's gradient takes along. What needs no gradient gets none: a frozen head costs
-two GEMMs, `no_grad` one.
+so that the weight is used once, and the backward pass does not need it. There the third GEMM gives
+the weight's gradient; the gradient of the loss is multiplied into h before it. What needs no
+gradient gets none: a frozen head costs two GEMMs, `no_grad` one.
 
-Cost: 6 S D V floating point operations with all gradients. Memory: logits of one tile in the model's
-dtype, and no other copy of them. Several tiles need a float32 sum of the weight's gradient, which
-takes 4 D V bytes; so where the weight is trained, as many rows as take no more than that are one
-tile (S <= 2 D in bfloat16), and are kept for the backward pass. Otherwise a tile is _TILE_BYTES.
+Cost: 6 S D V floating point operations with all gradients. Memory: the logits of one tile in the
+model's dtype, and what `cross_entropy_tile` needs. Several tiles need a float32 sum of the weight's
+gradient, 4 D V bytes; so where the weight is trained, as many rows as take no more than that are
+one tile (S <= 2 D in bfloat16), which is kept for the backward pass. Else a tile is _TILE_BYTES.
 
-Shape legend: S rows (supervised positions), D hidden size, V vocabulary, R rows of a tile, C columns
-of a chunk of the vocabulary.
+Shape legend: S rows (supervised positions), D hidden size, V vocabulary, R rows of a tile,
+C columns of a chunk of the vocabulary.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ from torch.autograd.function import once_differentiable
 from sumzero.kernels.cross_entropy import cross_entropy_tile
 
 _TILE_BYTES = 256 * 2**20
-_COLUMNS_AT_A_TIME = 16384
+_COLUMNS_AT_A_TIME = 16384  # of a product that is added to the float32 sum
 
 
 def linear_cross_entropy(
@@ -41,9 +41,9 @@ def linear_cross_entropy(
 ) -> torch.Tensor:
     """The weighted sum of the rows' cross-entropies, a scalar: float32, float64 where inputs are.
 
-    `labels_S` (int64) lie in [0, V); `weights_S` are constants: they get no gradient. No rows give
-    0, connected to the graph like any other result. A second derivative raises RuntimeError. Raises ValueError where dtypes or shapes do
-    not go together.
+    `labels_S` (int64) lie in [0, V); `weights_S` are constants, without a gradient. No rows give 0,
+    connected to the graph like any other result. Gradients are not differentiable themselves.
+    Raises ValueError where dtypes or shapes do not go together.
     """
     num_rows, size = hidden_SD.shape
     if weight_VD.shape[1] != size or not labels_S.shape == weights_S.shape == (num_rows,):
@@ -52,7 +52,7 @@ def linear_cross_entropy(
     if weight_VD.dtype != hidden_SD.dtype:
         raise ValueError(f"hidden is {hidden_SD.dtype}, the weight is {weight_VD.dtype}")
     grad = torch.is_grad_enabled()
-    loss, *_ = _op(
+    loss: torch.Tensor = _op(
         hidden_SD,
         weight_VD,
         bias_V,
@@ -63,12 +63,11 @@ def linear_cross_entropy(
         grad and hidden_SD.requires_grad,
         grad and weight_VD.requires_grad,
         grad and bias_V is not None and bias_V.requires_grad,
-    )
+    )[0]
     return loss
 
 
-@torch.library.custom_op("sumzero::linear_cross_entropy", mutates_args=())
-def _op(
+def _loss_and_gradients(
     hidden_SD: torch.Tensor,
     weight_VD: torch.Tensor,
     bias_V: torch.Tensor | None,
@@ -120,6 +119,9 @@ def _op(
     return loss, d_hidden_SD, d_weight, d_bias_V
 
 
+_op = torch.library.custom_op("sumzero::linear_cross_entropy", _loss_and_gradients, mutates_args=())
+
+
 @_op.register_fake
 def _(
     hidden_SD: torch.Tensor,
@@ -165,18 +167,21 @@ def _is_one_tile(hidden_SD: torch.Tensor) -> bool:
 
 def _add_product(sum_VD: torch.Tensor, d_logits_RV: torch.Tensor, h_RD: torch.Tensor) -> None:
     """sum += d_logits^T h, by chunks of the vocabulary: a product is of their dtype, in between."""
+    product_CD = h_RD.new_empty(min(_COLUMNS_AT_A_TIME, len(sum_VD)), h_RD.shape[1])
     for first in range(0, len(sum_VD), _COLUMNS_AT_A_TIME):
-        chunk = slice(first, first + _COLUMNS_AT_A_TIME)
-        sum_VD[chunk] += d_logits_RV[:, chunk].t() @ h_RD
+        chunk_CD = sum_VD[first : first + _COLUMNS_AT_A_TIME]
+        d_logits_RC = d_logits_RV[:, first : first + _COLUMNS_AT_A_TIME]
+        chunk_CD += torch.mm(d_logits_RC.t(), h_RD, out=product_CD[: len(chunk_CD)])
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
     ctx.save_for_backward(inputs[0], *output[1:])
     ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)  # zeros as large as all logits, for an output nobody uses
     ctx.wanted = inputs[-3:]
 
 
-@once_differentiable  # type: ignore[untyped-decorator]
+@once_differentiable
 def _backward(ctx: Any, grad: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     hidden_SD, d_hidden_SD, d_weight, d_bias_V = ctx.saved_tensors
     grad_hidden, grad_weight, grad_bias = ctx.wanted
@@ -185,7 +190,7 @@ def _backward(ctx: Any, grad: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Ten
     if grad_weight and _is_one_tile(hidden_SD):
         d_weight_VD = d_weight.t() @ (hidden_SD * grad).to(dtype)
     elif grad_weight:
-        d_weight_VD = (d_weight * grad).to(dtype)
+        d_weight_VD = torch.mul(d_weight, grad, out=torch.empty_like(d_weight, dtype=dtype))
     return (
         (d_hidden_SD * grad).to(dtype) if grad_hidden else None,
         d_weight_VD,

@@ -70,3 +70,22 @@ def rotate(x_THD: torch.Tensor, cos_TR: torch.Tensor, sin_TR: torch.Tensor) -> t
 def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     """silu(gate) * up: the shape of gate."""
     return gate * gate.sigmoid() * up
+
+
+def linear_cross_entropy(
+    hidden_SD: torch.Tensor,
+    weight_VD: torch.Tensor,
+    labels_S: torch.Tensor,
+    weights_S: torch.Tensor,
+    *,
+    bias_V: torch.Tensor | None = None,
+    scale: float = 1.0,
+    softcap: float | None = None,
+) -> torch.Tensor:
+    """Weighted sum of -log softmax(logits)[label]; the softmax at least in float32, a scalar."""
+    logits_SV = torch.nn.functional.linear(hidden_SD, weight_VD, bias_V)
+    logits_SV = scale * logits_SV.to(torch.promote_types(logits_SV.dtype, torch.float32))
+    if softcap is not None:
+        logits_SV = softcap * torch.tanh(logits_SV / softcap)
+    log_p_S = logits_SV.log_softmax(1).gather(1, labels_S[:, None]).squeeze(1)
+    return -(weights_S.to(log_p_S.dtype) * log_p_S).sum()
