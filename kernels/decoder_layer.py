@@ -76,8 +76,10 @@ def decoder_layer(
 def _heads(projected_1TX: torch.Tensor, attention: Any) -> torch.Tensor:
     """(1, T, heads * D) -> (T, heads, D); the sizes are given, since T may be 0."""
     size = attention.head_dim
-    split: torch.Tensor = projected_1TX.squeeze(0)
-    return split.unflatten(-1, (projected_1TX.shape[-1] // size, size))
+    heads: torch.Tensor = projected_1TX.squeeze(0).unflatten(
+        -1, (projected_1TX.shape[-1] // size, size)
+    )
+    return heads
 
 
 def _window(attention: Any) -> int | None:

@@ -153,7 +153,7 @@ class _Gather(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         x_TKD: torch.Tensor,
         index: torch.Tensor,
@@ -164,9 +164,7 @@ class _Gather(torch.autograd.Function):
         return x_TKD.index_select(0, index)
 
     @staticmethod
-    def backward(  # type: ignore[override]
-        ctx: Any, grad_GKD: torch.Tensor
-    ) -> tuple[torch.Tensor, None, None, None]:
+    def backward(ctx: Any, grad_GKD: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         order_G, copies_T = ctx.saved_tensors
         wide = torch.promote_types(grad_GKD.dtype, torch.float32)
         sorted_GKD = grad_GKD.index_select(0, order_G).to(wide)
