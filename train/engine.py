@@ -18,6 +18,7 @@ from sumzero import ds_configs
 from sumzero.config import Model, Train
 from sumzero.errors import ConfigError, RunError
 from sumzero.ranks import Ranks
+from sumzero.train.heap import keep_freed_memory
 from sumzero.train.supervised import PREFIX
 
 # transformers reads ahead in threads without it: a model at once, where experts are fused.
@@ -64,6 +65,7 @@ def start(who: Ranks) -> torch.device:
     """
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        keep_freed_memory()
         # Ranks share the cores of a node unless the launcher has divided them.
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // who.local_world))
