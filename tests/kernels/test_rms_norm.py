@@ -10,7 +10,7 @@ from sumzero.kernels.rms_norm import add_rms_norm, rms_norm
 
 EPS = 1e-5
 MODULES = {0.0: Qwen3RMSNorm, 1.0: GemmaRMSNorm}
-SHAPES = [(5, 24), (1, 64), (7, 3, 128), (2, 3, 2, 80), (300, 2048), (0, 8), (3, 0, 16)]
+SHAPES = [(5, 24), (1, 64), (7, 3, 128), (2, 3, 2, 80), (9000, 128), (0, 8), (3, 0, 16)]
 SHAPES_DTYPES_OFFSETS = [
     (shape, dtype, offset)
     for shape in SHAPES
