@@ -163,6 +163,7 @@ def _train(
     """Seconds and loss of all packed batches of the first documents."""
     import numpy as np
 
+    from sumzero.kernels.segments import Backends
     from sumzero.train.batches import family, make_batch
     from sumzero.train.epoch import lay_out
     from sumzero.train.loss import summed_loss
@@ -181,7 +182,7 @@ def _train(
     total, count = 0.0, 0
     begun = time.perf_counter()
     for batch in bins:
-        loss = summed_loss(model, batch, "sdpa")
+        loss = summed_loss(model, batch, Backends("sdpa", "sdpa"))
         loss.backward()
         total += float(loss.detach())
         count += len(batch.labels)

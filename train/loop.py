@@ -10,7 +10,8 @@ import torch
 
 from sumzero.config import RunConfig
 from sumzero.errors import DataError
-from sumzero.kernels.packed_attention import choose_backend
+from sumzero.kernels.packed_attention import choose_backends
+from sumzero.kernels.segments import Backends
 from sumzero.loading import load_tokenizer
 from sumzero.log import logger, progress
 from sumzero.ranks import Ranks
@@ -21,7 +22,13 @@ from sumzero.train.batches import StepBatches, batches
 from sumzero.train.epoch import Epochs
 from sumzero.train.examples import check_prepared, store_file
 from sumzero.train.loss import summed_loss
-from sumzero.train.model import check_context, hidden_size, load_model, prove_packing
+from sumzero.train.model import (
+    attention_shape,
+    check_context,
+    hidden_size,
+    load_model,
+    prove_packing,
+)
 from sumzero.train.packing import Plan
 from sumzero.train.schedule import learning_rate
 from sumzero.train.store import TokenStore
@@ -57,7 +64,8 @@ def train(config: RunConfig, who: Ranks) -> None:
     dtype = getattr(torch, config.model.dtype)
 
     device = engine.start(who)
-    backend = choose_backend(device, dtype, config.model.attention)
+    head_size, softcap = attention_shape(path, config.model.revision)
+    backends = choose_backends(device, dtype, head_size, config.model.attention, softcap)
     torch.manual_seed(config.seed)
     with engine.zero3_loading(settings):
         model = load_model(path, dtype, config.model.revision)
@@ -65,14 +73,14 @@ def train(config: RunConfig, who: Ranks) -> None:
         model.gradient_checkpointing_enable()
     trainer = engine.Engine(model, settings, config.train)
     shared = config.data.share_documents and store.num_branches > len(store)
-    difference = prove_packing(trainer.model, backend, len(tokenizer), shared=shared)
+    difference = prove_packing(trainer.model, backends, len(tokenizer), shared=shared)
     if resumed_from is not None:
         trainer.load(folder.checkpoints, resumed_from)
     if who.is_main:
         if config.data.validation:
             logger.warning("data.validation is prepared, but no validation loss is computed yet")
         folder.begin(config)
-        write_json(folder.environment, _environment(who, device, backend))
+        write_json(folder.environment, _environment(who, device, backends))
         plan = epochs.epoch(0).plan
         _write_plan(plan, epochs, folder)
         folder.events.write(
@@ -89,7 +97,7 @@ def train(config: RunConfig, who: Ranks) -> None:
             num_steps,
             who.world,
             device.type,
-            backend,
+            backends,
             f", resumed at step {start}" if start else "",
         )
 
@@ -110,7 +118,7 @@ def train(config: RunConfig, who: Ranks) -> None:
         bar.update(start)
         for step, work in feed:
             lr = learning_rate(step, num_steps, config.train)
-            loss_sum += train_step(trainer, work, backend, lr)
+            loss_sum += train_step(trainer, work, backends, lr)
             weight += work.weight
             throughput.add(work.tokens)
             done = step + 1
@@ -133,11 +141,13 @@ def train(config: RunConfig, who: Ranks) -> None:
     trainer.close()
 
 
-def train_step(trainer: engine.Engine, work: StepBatches, backend: str, lr: float) -> torch.Tensor:
+def train_step(
+    trainer: engine.Engine, work: StepBatches, backends: Backends, lr: float
+) -> torch.Tensor:
     """One optimizer step; returns this rank's summed loss, on the device and unread."""
     total = torch.zeros((), device=next(trainer.model.parameters()).device)
     for batch in work.batches:
-        loss = summed_loss(trainer.model, batch, backend)
+        loss = summed_loss(trainer.model, batch, backends)
         trainer.backward(loss, work.weight)
         trainer.step(lr)
         total += loss.detach()
@@ -204,7 +214,7 @@ def _write_plan(plan: Plan, epochs: Epochs, folder: RunFolder) -> None:
     )
 
 
-def _environment(who: Ranks, device: torch.device, backend: str) -> dict[str, Any]:
+def _environment(who: Ranks, device: torch.device, backends: Backends) -> dict[str, Any]:
     packages = ("torch", "deepspeed", "transformers", "tokenizers", "datasets", "sumzero")
     return {
         "python": sys.version.split()[0],
@@ -212,6 +222,6 @@ def _environment(who: Ranks, device: torch.device, backend: str) -> dict[str, An
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "ranks": who.world,
         "threads": torch.get_num_threads(),
-        "attention": backend,
+        "attention": str(backends),
         "packages": {name: metadata.version(name) for name in packages},
     }

@@ -10,17 +10,17 @@ share a document, nor on ranks, nor on accumulation.
 import torch
 import torch.nn.functional as F
 
-from sumzero.kernels.packed_attention import Segments
+from sumzero.kernels.segments import Backends, Segments
 from sumzero.train.batches import Batch
 
 
-def summed_loss(model: torch.nn.Module, batch: Batch, backend: str) -> torch.Tensor:
+def summed_loss(model: torch.nn.Module, batch: Batch, backends: Backends) -> torch.Tensor:
     """Sum of -weight * log p(label) over the batch's supervised positions, a scalar.
 
     It is float32, or float64 where the model is. A batch with no supervised position gives 0,
     connected to the graph: its backward runs the same collectives as any other.
     """
-    logits_SV = packed_logits(model, batch, backend)
+    logits_SV = packed_logits(model, batch, backends)
     if logits_SV.dtype != torch.float64:
         logits_SV = logits_SV.float()
     labels_S = batch.labels.to(logits_SV.device, non_blocking=True)
@@ -30,14 +30,14 @@ def summed_loss(model: torch.nn.Module, batch: Batch, backend: str) -> torch.Ten
     return torch.dot(F.cross_entropy(logits_SV, labels_S, reduction="none"), weights_S)
 
 
-def packed_logits(model: torch.nn.Module, batch: Batch, backend: str) -> torch.Tensor:
+def packed_logits(model: torch.nn.Module, batch: Batch, backends: Backends) -> torch.Tensor:
     """Logits at the batch's supervised positions: (S, V)."""
     device = next(model.parameters()).device
     output = model(
         input_ids=batch.input_ids.to(device, non_blocking=True),
         position_ids=batch.position_ids.to(device, non_blocking=True),
         logits_to_keep=batch.positions.to(device, non_blocking=True),
-        segments=Segments.of(batch.lengths, device, backend, batch.prefix_of),
+        segments=Segments.of(batch.lengths, device, backends, batch.prefix_of),
         use_cache=False,
     )
     logits: torch.Tensor = output.logits

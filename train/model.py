@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from sumzero.errors import DataError
 from sumzero.kernels.packed_attention import NAME
+from sumzero.kernels.segments import Backends
 from sumzero.train.batches import Branch, Family, make_batch
 from sumzero.train.loss import packed_logits
 
@@ -52,6 +53,15 @@ def hidden_size(path: str, revision: str | None = None) -> int:
     return int(_config(path, revision).get_text_config().hidden_size)
 
 
+def attention_shape(path: str, revision: str | None = None) -> tuple[int, float | None]:
+    """The size of a model's heads, and the cap of its scores or None. Raises DataError."""
+    config = _config(path, revision).get_text_config()
+    head_size = getattr(config, "head_dim", None)
+    if head_size is None:
+        head_size = config.hidden_size // config.num_attention_heads
+    return int(head_size), getattr(config, "attn_logit_softcapping", None)
+
+
 def check_context(path: str, max_length: int, revision: str | None = None) -> None:
     """Raises DataError where the model has fewer positions than `data.max_length` asks for."""
     config = _config(path, revision).get_text_config()
@@ -69,7 +79,9 @@ def _config(path: str, revision: str | None) -> Any:
 
 
 @torch.no_grad()
-def prove_packing(model: torch.nn.Module, backend: str, vocab_size: int, *, shared: bool) -> float:
+def prove_packing(
+    model: torch.nn.Module, backends: Backends, vocab_size: int, *, shared: bool
+) -> float:
     """Runs short sequences packed and apart; returns the largest relative logit difference.
 
     With `shared`, also two branches of one prefix. Raises DataError where the difference exceeds
@@ -80,7 +92,7 @@ def prove_packing(model: torch.nn.Module, backend: str, vocab_size: int, *, shar
     spread = [(i * 7919 + 13) % vocab_size for i in range(24)]
     document, one, other = spread[:9], Branch([], spread[9:12]), Branch(spread[12:17], spread[17:])
     pair = [Family(document, (one,)), Family(spread[5:9], (other,))]
-    difference = _difference(model, backend, pair, pair)
+    difference = _difference(model, backends, pair, pair)
     name, rounding = type(model).__name__, _ROUNDING.get(next(model.parameters()).dtype, 5e-2)
     if not difference <= rounding:
         raise DataError(
@@ -90,7 +102,7 @@ def prove_packing(model: torch.nn.Module, backend: str, vocab_size: int, *, shar
     if not shared:
         return difference
     apart = [Family(document, (branch,)) for branch in (one, other)]
-    of_sharing = _difference(model, backend, [Family(document, (one, other))], apart)
+    of_sharing = _difference(model, backends, [Family(document, (one, other))], apart)
     if not of_sharing <= rounding:
         raise DataError(
             f"model: {name} cannot read a document once for several targets: logits differ by "
@@ -101,12 +113,14 @@ def prove_packing(model: torch.nn.Module, backend: str, vocab_size: int, *, shar
 
 
 def _difference(
-    model: torch.nn.Module, backend: str, together: list[Family], apart: list[Family]
+    model: torch.nn.Module, backends: Backends, together: list[Family], apart: list[Family]
 ) -> float:
     """Of the logits of families in one row to those of a row each, relative to the largest."""
     was_training = model.training
     model.eval()
-    found = packed_logits(model, make_batch(together, 0), backend).float()
-    want = torch.cat([packed_logits(model, make_batch([one], 0), backend) for one in apart]).float()
+    found = packed_logits(model, make_batch(together, 0), backends).float()
+    want = torch.cat(
+        [packed_logits(model, make_batch([one], 0), backends) for one in apart]
+    ).float()
     model.train(was_training)
     return float((found - want).abs().max() / want.abs().max().clamp_min(1e-6))

@@ -68,10 +68,13 @@ def examine() -> dict[str, Any]:
         )
         communication = "nccl" if on_cuda else "gloo"
         if packages["transformers"]["version"]:
-            from sumzero.kernels.packed_attention import choose_backend
+            from sumzero.kernels.packed_attention import choose_backends
 
             dtype = torch.bfloat16
-            attention = f"{choose_backend(device, dtype)} ({dtype})".replace("torch.", "")
+            if on_cuda and not torch.cuda.is_bf16_supported(including_emulation=False):
+                dtype = torch.float32
+            backends = choose_backends(device, dtype, head_size=128)
+            attention = f"{backends} ({dtype}, heads of 128)".replace("torch.", "")
         if not on_cuda:
             problems += [
                 f"{name} is installed; its CUDA build breaks CPU torch: pip uninstall {name}"

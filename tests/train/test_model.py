@@ -6,7 +6,10 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from sumzero.errors import ConfigError, DataError
 from sumzero.kernels.packed_attention import NAME
-from sumzero.train.model import check_context, load_model, prove_packing
+from sumzero.kernels.segments import Backends
+from sumzero.train.model import attention_shape, check_context, load_model, prove_packing
+
+SDPA = Backends("sdpa", "sdpa")
 
 SHAPE = {
     "vocab_size": 300,
@@ -33,13 +36,13 @@ def _save(folder, kind, **changes):
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3", "gemma", "phi3"])
 def test_the_layout_changes_nothing_on_the_usual_models(tmp_path, kind):
     model = load_model(_save(tmp_path, kind), torch.float32)
-    assert prove_packing(model, "sdpa", 300, shared=False) < 1e-5
-    assert prove_packing(model, "sdpa", 300, shared=True) < 1e-5
+    assert prove_packing(model, SDPA, 300, shared=False) < 1e-5
+    assert prove_packing(model, SDPA, 300, shared=True) < 1e-5
 
 
 def test_a_sliding_window_is_kept_to_its_document_and_prefix(tmp_path):
     model = load_model(_save(tmp_path, "mistral", sliding_window=4), torch.float32)
-    assert prove_packing(model, "sdpa", 300, shared=True) < 1e-5
+    assert prove_packing(model, SDPA, 300, shared=True) < 1e-5
 
 
 class RunningMean(torch.nn.Module):
@@ -60,22 +63,29 @@ class RunningMean(torch.nn.Module):
 
 def test_a_model_that_can_be_packed_but_cannot_share_is_told_the_setting():
     torch.manual_seed(0)
-    assert prove_packing(RunningMean(), "sdpa", 300, shared=False) < 1e-5
+    assert prove_packing(RunningMean(), SDPA, 300, shared=False) < 1e-5
     with pytest.raises(DataError, match=r"for several targets: .*data\.share_documents = false"):
-        prove_packing(RunningMean(), "sdpa", 300, shared=True)
+        prove_packing(RunningMean(), SDPA, 300, shared=True)
 
 
 @pytest.mark.parametrize("kind", ["mamba", "falcon_mamba"])
 def test_a_model_that_leaks_between_documents_is_refused(tmp_path, kind):
     folder = _save(tmp_path, kind, state_size=8, expand=2)
     with pytest.raises(DataError, match=r"cannot be (trained on packed sequences|loaded)"):
-        prove_packing(load_model(folder, torch.float32), "sdpa", 300, shared=True)
+        prove_packing(load_model(folder, torch.float32), SDPA, 300, shared=True)
 
 
-def test_softcapped_attention_is_refused_until_it_is_there(tmp_path):
-    model = load_model(_save(tmp_path, "gemma2"), torch.float32)
-    with pytest.raises(ConfigError, match="packed attention has no softcap"):
-        prove_packing(model, "sdpa", 300, shared=True)
+def test_attention_with_capped_scores_is_packed(tmp_path):
+    folder = _save(tmp_path, "gemma2", attn_logit_softcapping=0.5, sliding_window=4)
+    assert attention_shape(folder) == (8, 0.5)
+    assert prove_packing(load_model(folder, torch.float32), SDPA, 300, shared=True) < 1e-5
+
+
+def test_attention_sinks_are_refused(tmp_path):
+    experts = {"num_local_experts": 2, "num_experts_per_tok": 1}
+    model = load_model(_save(tmp_path, "gpt_oss", **experts), torch.float32)
+    with pytest.raises(ConfigError, match="packed attention has no attention sinks"):
+        prove_packing(model, SDPA, 300, shared=True)
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path):

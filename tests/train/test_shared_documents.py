@@ -5,9 +5,12 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from sumzero.kernels.segments import Backends
 from sumzero.train.batches import Branch, Family, make_batch
 from sumzero.train.loss import summed_loss
 from sumzero.train.model import load_model
+
+SDPA = Backends("sdpa", "sdpa")
 
 SHAPE = {
     "vocab_size": 300,
@@ -98,7 +101,7 @@ def _separate(model, bins, loss_weight):
 
 def _shared(model, bins, loss_weight):
     for families in bins:
-        yield summed_loss(model, make_batch(families, 0, loss_weight), "sdpa")
+        yield summed_loss(model, make_batch(families, 0, loss_weight), SDPA)
 
 
 def _loss_and_gradients(model, losses):
