@@ -1,15 +1,18 @@
-"""Packed attention by flash-attn's varlen kernels: one launch a layer, for all segments.
+"""Attention over segments by flash-attn: version 3 on Hopper where it is installed, else 2.
 
-flash-attn 3 where it is installed and the device is Hopper's (compute capability 9.0), else 2. Keys
-of a shared prefix are gathered once for each of its branches. CUDA, float16 or bfloat16.
+One launch a layer; CUDA, float16 or bfloat16, head sizes up to 256 in steps of 8, windows, logit
+soft-capping. Both versions align a causal mask at the end (version 2 since 2.1) and take segments
+without queries. Memory is linear in the keys; shared prefixes are copied, see `ragged`.
+
+Cost: sum of u * (p + l - u / 2) over the segments: u queries, length l, a prefix of length p.
 """
 
 from importlib.util import find_spec
-from typing import Any
 
 import torch
 
-from sumzero.kernels.segments import Segments, Varlen
+from sumzero.kernels.ragged import ragged
+from sumzero.kernels.segments import Segments
 
 
 def attend(
@@ -21,33 +24,45 @@ def attend(
     window: int | None,
     softcap: float | None,
 ) -> torch.Tensor:
-    """Attention of the queries: (U, H, D)."""
-    if installed_version(q_UHD.device) == 3:
+    """`packed_attention` on flash-attn: (U, H, D)."""
+    if _has_version_3(torch.cuda.get_device_capability(q_UHD.device)):
         from flash_attn_interface import flash_attn_varlen_func
     else:
         from flash_attn import flash_attn_varlen_func
-
-    varlen = segments.once("varlen", lambda: Varlen.of(segments))
-    out: Any = flash_attn_varlen_func(
+    keys = segments.of_window(None, ragged)
+    out = flash_attn_varlen_func(
         q_UHD,
-        varlen.keys(k_TKD),
-        varlen.keys(v_TKD),
-        cu_seqlens_q=varlen.query_offsets,
-        cu_seqlens_k=varlen.key_offsets,
-        max_seqlen_q=varlen.most_queries,
-        max_seqlen_k=varlen.most_keys,
+        keys.gather(k_TKD),
+        keys.gather(v_TKD),
+        cu_seqlens_q=keys.query_offsets,
+        cu_seqlens_k=keys.key_offsets,
+        max_seqlen_q=keys.longest_queries,
+        max_seqlen_k=keys.longest_keys,
         softmax_scale=scale,
-        causal=True,  # aligned at the end: a segment's queries are the last of its keys
+        causal=True,
         window_size=(-1, -1) if window is None else (window - 1, 0),
         softcap=softcap or 0.0,
     )
-    # Some releases of flash-attn 3 return the log-sum-exp as well.
-    attended: torch.Tensor = out[0] if isinstance(out, tuple) else out
-    return attended
+    out_UHD: torch.Tensor = out[0] if isinstance(out, tuple) else out  # first releases of 3: a pair
+    return out_UHD
 
 
-def installed_version(device: torch.device) -> int | None:
-    """3 or 2, the one that would run on the device, or None."""
-    if find_spec("flash_attn_interface") and torch.cuda.get_device_capability(device)[0] == 9:
-        return 3
-    return 2 if find_spec("flash_attn") else None
+def refusal(
+    capability: tuple[int, int] | None, dtype: torch.dtype, head_size: int, softcap: float | None
+) -> str:
+    """Why it cannot be used on a GPU of that compute capability (None: no GPU), or ""."""
+    if capability is None:
+        return "it runs on CUDA"
+    if capability < (8, 0):
+        return f"it needs compute capability 8.0, the GPU has {capability[0]}.{capability[1]}"
+    if dtype not in (torch.float16, torch.bfloat16):
+        return f"it takes float16 and bfloat16, the model is {dtype}".replace("torch.", "")
+    if head_size > 256 or head_size % 8:
+        return f"it takes heads of up to 256 in steps of 8, the model's are {head_size}"
+    if not _has_version_3(capability) and find_spec("flash_attn") is None:
+        return "flash-attn is not installed (pip install 'sumzero[flash]')"
+    return ""
+
+
+def _has_version_3(capability: tuple[int, int]) -> bool:
+    return capability[0] == 9 and find_spec("flash_attn_interface") is not None

@@ -1,28 +1,101 @@
-"""Packed attention by torch's scaled_dot_product_attention: every device and dtype.
+"""Scaled dot-product attention over segments in plain torch: every device, dtype and head size.
 
-One call a segment, or a few short branches of one prefix. Memory is linear in the keys, but for
-masks: queries * keys of each branch, cut window or trimmed segment, made once a batch.
+Queries are taken in tiles of 128 rows. A tile sees one stretch of the row, or its prefix and one
+stretch; its scores are one product, the rest is softmax and another product. Short segments that
+stand side by side share a tile. Heads that share keys are rows of one product, so keys are never
+repeated. The backward pass computes the probabilities again, and adds the gradients of keys and
+values up in float32 over all tiles.
 
-Soft-capped scores, which SDPA has not, are computed plainly, in float32 and a block of queries at a
-time; the block is computed again in the backward pass, so that no score is kept.
+Scores are products of float32: rounded to bfloat16, an error of 2^-9 of a score of 10 moves a
+probability by 2%. The other products are in the inputs' dtype. docs/kernels.md has what this gives
+against torch's scaled_dot_product_attention.
 
-Shape legend: T tokens, U queries, H query heads, K key heads, D head size, Q queries and G keys of
-a call.
+Cost: sum of u * (p + l - u / 2) over the segments: u queries, length l, a prefix of length p.
+Memory: one tile of scores, 128 * H * keys.
+
+Shape legend: U queries in all, T tokens, H query heads, K key heads (K divides H), D head size, Q
+rows of a tile times H / K, G keys of a tile.
 """
 
-from collections.abc import Iterator
-from functools import partial
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-import torch.nn.functional as F
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
-from sumzero.kernels.segments import Segments
+from sumzero.kernels.segments import Segments, sees
 
-# Of neighbouring branches. Measured, prefix 1,200 and 40 branches of 40, bfloat16, forward and
-# backward: 400 ms one by one, 304 ms at 256, 452 ms all in one. Each call holds the prefix's keys.
-_QUERIES_OF_A_CALL = 256
-_CAPPED_QUERIES = 256  # of a block
+_ROWS = 128  # of a tile; docs/kernels.md has 64 and 256
+
+
+class Tile(NamedTuple):
+    """Queries `first` to `last`, the tokens whose keys they see, and what is hidden from them.
+
+    `hidden` (rows, G - column) covers the keys from `column` on; those before it are seen by all.
+    """
+
+    first: int
+    last: int
+    keys: slice | torch.Tensor
+    column: int
+    hidden: torch.Tensor
+
+
+def tiles(segments: Segments, window: int | None) -> list[Tile]:
+    """The tiles of a batch, for a window."""
+    places = segments.places("cpu")
+    query_tokens = segments.query_tokens
+    found = []
+    for begin, end, keys in _runs(segments):
+        for first in range(begin, end, _ROWS):
+            last = min(first + _ROWS, end)
+            query = torch.from_numpy(query_tokens[first:last])
+            visible = sees(places, query[:, None], keys, window)
+            seen = visible.any(0)
+            visible, seen_G = visible[:, seen], keys[seen]
+            column = int(visible.all(0).long().cumprod(0).sum())
+            start, stop = int(seen_G[0]), int(seen_G[-1]) + 1
+            is_stretch = stop - start == len(seen_G)
+            found.append(
+                Tile(
+                    first,
+                    last,
+                    slice(start, stop) if is_stretch else seen_G.to(segments.device),
+                    column,
+                    ~visible[:, column:].to(segments.device),
+                )
+            )
+    return found
+
+
+def _runs(segments: Segments) -> list[tuple[int, int, torch.Tensor]]:
+    """Queries that may share tiles, from and to, and all that they see: one segment, or several.
+
+    Neighbours join while they have the same prefix and lie within as many tokens as a tile has
+    rows.
+    """
+    starts, lengths, prefix_of = segments.starts, segments.lengths, segments.prefix_of
+    groups: list[list[int]] = []
+    for segment, queries in enumerate(segments.queries):
+        if not queries:
+            continue
+        if groups:
+            first = groups[-1][0]
+            span = starts[segment] + lengths[segment] - starts[first]
+            if prefix_of[segment] == prefix_of[first] and span <= _ROWS:
+                groups[-1].append(segment)
+                continue
+        groups.append([segment])
+    offsets = np.cumsum([0, *segments.queries])
+    runs = []
+    for group in groups:
+        first, last, prefix = group[0], group[-1], prefix_of[group[0]]
+        keys = torch.arange(starts[first], starts[last] + lengths[last])
+        if prefix >= 0:
+            before = torch.arange(starts[prefix], starts[prefix] + lengths[prefix])
+            keys = torch.cat([before, keys])
+        runs.append((int(offsets[first]), int(offsets[last + 1]), keys))
+    return runs
 
 
 def attend(
@@ -34,119 +107,115 @@ def attend(
     window: int | None,
     softcap: float | None,
 ) -> torch.Tensor:
-    """Attention of the queries: (U, H, D)."""
-    lengths, queries = segments.lengths, segments.queries
-    # Split, not sliced: the gradient of a slice is as large as the whole row.
-    q = q_UHD.split_with_sizes(list(queries))
-    k, v = (x.split_with_sizes(list(lengths)) for x in (k_TKD, v_TKD))
-    out = []
-    for first, end in segments.once("calls", lambda: list(calls(segments))):
-        prefix = segments.prefix_of[first]
-        seen = [*([] if prefix < 0 else [prefix]), *range(first, end)]
-        mask_QG = segments.once((first, window), partial(_mask, segments, first, end, window))
-        q_1HQD = _heads_first([q[segment] for segment in range(first, end)])
-        k_1KGD = _heads_first([k[segment] for segment in seen])
-        v_1KGD = _heads_first([v[segment] for segment in seen])
-        if softcap is not None:
-            out_1HQD = _capped(q_1HQD, k_1KGD, v_1KGD, mask_QG, scale, softcap)
-        else:
-            if mask_QG is not None and q_UHD.is_cuda:  # its kernels that take masks take no groups
-                num_groups = q_1HQD.shape[1] // k_1KGD.shape[1]
-                k_1KGD, v_1KGD = (x.repeat_interleave(num_groups, 1) for x in (k_1KGD, v_1KGD))
-            out_1HQD = F.scaled_dot_product_attention(
-                *(q_1HQD, k_1KGD, v_1KGD, mask_QG),
-                is_causal=mask_QG is None,
-                scale=scale,
-                enable_gqa=q_1HQD.shape[1] != k_1KGD.shape[1],
-            )
-        out.append(out_1HQD.squeeze(0).transpose(0, 1))
-    return torch.cat(out)
-
-
-def calls(segments: Segments) -> Iterator[tuple[int, int]]:
-    """The runs of segments, (first, past the last), that are attended to in one call each.
-
-    Neighbouring branches of a prefix share one while they are short; segments that ask nothing are
-    left out.
-    """
-    first = end = queries = 0
-    for segment, prefix in enumerate(segments.prefix_of):
-        count = segments.queries[segment]
-        if not count:
-            continue
-        joins = queries and end == segment and 0 <= prefix == segments.prefix_of[first]
-        if not (joins and queries + count <= _QUERIES_OF_A_CALL):
-            if queries:
-                yield first, end
-            first, queries = segment, 0
-        end = segment + 1
-        queries += count
-    if queries:
-        yield first, end
-
-
-def _heads_first(pieces: list[torch.Tensor]) -> torch.Tensor:
-    joined_THD = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-    return joined_THD.transpose(0, 1).unsqueeze(0)
-
-
-def _mask(segments: Segments, first: int, end: int, window: int | None) -> torch.Tensor | None:
-    """What each query of a call sees, (Q, G); None where plainly causal."""
-    lengths, queries = segments.lengths[first:end], segments.queries[first:end]
-    prefix, device = segments.prefix_of[first], segments.device
-    num_before = 0 if prefix < 0 else segments.lengths[prefix]
-    if prefix < 0 and queries == lengths and (window is None or lengths[0] <= window):
-        return None
-    position_Q = torch.cat(  # behind the prefix
-        [torch.arange(n - q, n, device=device) for n, q in zip(lengths, queries, strict=True)]
+    """`packed_attention` in tiles: (U, H, D)."""
+    out_UHD: torch.Tensor = _Tiled.apply(
+        q_UHD, k_TKD, v_TKD, segments.of_window(window, tiles), scale, softcap
     )
-    own_G = torch.cat([torch.arange(n, device=device) for n in lengths])
-    position_G = torch.cat([torch.arange(-num_before, 0, device=device), own_G])
-    branch_Q, branch_G = (
-        torch.repeat_interleave(torch.arange(len(x), device=device), torch.tensor(x, device=device))
-        for x in (queries, lengths)
-    )
-    mask_QG = position_G <= position_Q[:, None]
-    mask_QG[:, num_before:] &= branch_G == branch_Q[:, None]
-    if window is not None:
-        mask_QG &= position_G > position_Q[:, None] - window
-    return mask_QG
+    return out_UHD
 
 
-def _capped(
-    q_1HQD: torch.Tensor,
-    k_1KGD: torch.Tensor,
-    v_1KGD: torch.Tensor,
-    mask_QG: torch.Tensor | None,
-    scale: float,
-    softcap: float,
+class _Tiled(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q_UHD: torch.Tensor,
+        k_TKD: torch.Tensor,
+        v_TKD: torch.Tensor,
+        tiles: list[Tile],
+        scale: float,
+        softcap: float | None,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(q_UHD, k_TKD, v_TKD)
+        ctx.tiles, ctx.scale, ctx.softcap = tiles, scale, softcap
+        key_heads, exact = k_TKD.shape[1], _exact(q_UHD.dtype)
+        exact_k_KTD, v_KTD = _heads_first(k_TKD, exact), _heads_first(v_TKD, v_TKD.dtype)
+        out_UHD = torch.empty_like(q_UHD, memory_format=torch.contiguous_format)
+        for tile in tiles:
+            q_KQD = _rows(q_UHD, tile, key_heads)
+            scores_KQG = _scores(q_KQD, _keys(exact_k_KTD, tile), scale, softcap)
+            weights_KQG = _hide(scores_KQG, tile).softmax(-1).to(q_UHD.dtype)
+            _put(out_UHD, tile, torch.bmm(weights_KQG, _keys(v_KTD, tile)))
+        return out_UHD
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_UHD: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        q_UHD, k_TKD, v_TKD = ctx.saved_tensors
+        dtype, key_heads, exact = q_UHD.dtype, k_TKD.shape[1], _exact(q_UHD.dtype)
+        exact_k_KTD = _heads_first(k_TKD, exact)
+        k_KTD, v_KTD = _heads_first(k_TKD, dtype), _heads_first(v_TKD, dtype)
+        dq_UHD = torch.empty_like(q_UHD, memory_format=torch.contiguous_format)
+        dk_KTD, dv_KTD = torch.zeros_like(exact_k_KTD), torch.zeros_like(exact_k_KTD)
+        for tile in ctx.tiles:
+            q_KQD, grad_KQD = _rows(q_UHD, tile, key_heads), _rows(grad_UHD, tile, key_heads)
+            scores_KQG = _scores(q_KQD, _keys(exact_k_KTD, tile), ctx.scale, ctx.softcap)
+            slope_KQG = None
+            if ctx.softcap is not None:  # of cap * tanh(score / cap): 1 - tanh(score / cap)^2
+                slope_KQG = (1 - (scores_KQG / ctx.softcap).square()).to(dtype)
+            weights_KQG = _hide(scores_KQG, tile).softmax(-1).to(dtype)
+            _add(dv_KTD, tile, torch.bmm(weights_KQG.transpose(1, 2), grad_KQD))
+            ds_KQG = torch.bmm(grad_KQD, _keys(v_KTD, tile).transpose(1, 2))
+            # weights * (ds - sum(weights * ds)), in one pass
+            ds_KQG = torch.ops.aten._softmax_backward_data(ds_KQG, weights_KQG, -1, dtype)
+            if slope_KQG is not None:
+                ds_KQG = ds_KQG.mul_(slope_KQG)
+            _put(dq_UHD, tile, torch.bmm(ds_KQG, _keys(k_KTD, tile)).mul_(ctx.scale))
+            _add(dk_KTD, tile, torch.bmm(ds_KQG.transpose(1, 2), q_KQD))
+        dk_TKD, dv_TKD = (x.transpose(0, 1).to(dtype) for x in (dk_KTD.mul_(ctx.scale), dv_KTD))
+        return dq_UHD, dk_TKD, dv_TKD, None, None, None
+
+
+def _exact(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _heads_first(x_TKD: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return x_TKD.transpose(0, 1).to(dtype).contiguous()
+
+
+def _rows(x_UHD: torch.Tensor, tile: Tile, key_heads: int) -> torch.Tensor:
+    """A tile's rows, those of all heads with the same keys one under the other: (K, Q, D)."""
+    rows = x_UHD[tile.first : tile.last]
+    num_rows, num_heads, size = rows.shape
+    grouped = rows.reshape(num_rows, key_heads, num_heads // key_heads, size)
+    return grouped.permute(1, 2, 0, 3).reshape(key_heads, -1, size)
+
+
+def _put(x_UHD: torch.Tensor, tile: Tile, rows_KQD: torch.Tensor) -> None:
+    num_rows, (key_heads, _, size) = tile.last - tile.first, rows_KQD.shape
+    grouped = rows_KQD.view(key_heads, -1, num_rows, size).permute(2, 0, 1, 3)
+    x_UHD[tile.first : tile.last].view(grouped.shape).copy_(grouped)
+
+
+def _keys(x_KTD: torch.Tensor, tile: Tile) -> torch.Tensor:
+    return x_KTD[:, tile.keys]
+
+
+def _add(x_KTD: torch.Tensor, tile: Tile, more_KGD: torch.Tensor) -> None:
+    if isinstance(tile.keys, slice):
+        x_KTD[:, tile.keys].add_(more_KGD)
+    else:
+        x_KTD.index_add_(1, tile.keys, more_KGD.to(x_KTD.dtype))
+
+
+def _scores(
+    q_KQD: torch.Tensor, exact_k_KGD: torch.Tensor, scale: float, softcap: float | None
 ) -> torch.Tensor:
-    if mask_QG is None:
-        ones_QG = torch.ones(q_1HQD.shape[2], k_1KGD.shape[2], dtype=torch.bool)
-        mask_QG = ones_QG.tril_().to(q_1HQD.device)
-    num_groups = q_1HQD.shape[1] // k_1KGD.shape[1]
-    k_1HGD, v_1HGD = (x.repeat_interleave(num_groups, 1) for x in (k_1KGD, v_1KGD))
-    blocks = [
-        checkpoint(
-            *(_capped_block, q_part, k_1HGD, v_1HGD, mask_part, scale, softcap),
-            use_reentrant=False,
-        )
-        for q_part, mask_part in zip(
-            q_1HQD.split(_CAPPED_QUERIES, 2), mask_QG.split(_CAPPED_QUERIES), strict=True
-        )
-    ]
-    return torch.cat(blocks, 2)
+    scores_KQG = torch.bmm(q_KQD.to(exact_k_KGD.dtype) * scale, exact_k_KGD.transpose(1, 2))
+    if softcap is not None:
+        scores_KQG.div_(softcap).tanh_().mul_(softcap)
+    return scores_KQG
 
 
-def _capped_block(
-    q_1HQD: torch.Tensor,
-    k_1HGD: torch.Tensor,
-    v_1HGD: torch.Tensor,
-    mask_QG: torch.Tensor,
-    scale: float,
-    softcap: float,
-) -> torch.Tensor:
-    wide = torch.promote_types(q_1HQD.dtype, torch.float32)
-    scores_1HQG = (q_1HQD.to(wide) @ k_1HGD.to(wide).transpose(2, 3)) * (scale / softcap)
-    scores_1HQG = (torch.tanh(scores_1HQG) * softcap).masked_fill(~mask_QG, float("-inf"))
-    return (scores_1HQG.softmax(-1) @ v_1HGD.to(wide)).to(q_1HQD.dtype)
+def _hide(scores_KQG: torch.Tensor, tile: Tile) -> torch.Tensor:
+    key_heads, _, num_keys = scores_KQG.shape
+    of_heads = scores_KQG.view(key_heads, -1, tile.last - tile.first, num_keys)
+    of_heads[..., tile.column :].masked_fill_(tile.hidden, float("-inf"))
+    return scores_KQG
+
+
+def refusal(
+    capability: tuple[int, int] | None, dtype: torch.dtype, head_size: int, softcap: float | None
+) -> str:
+    """It can always be used."""
+    return ""

