@@ -22,7 +22,7 @@ from sumzero.errors import DataError
 from sumzero.train.engine import own_share
 from sumzero.train.weights import sources, weight_files
 
-_SLICE = 1 << 18  # elements: their weights, of 8 bytes, fit a cache
+_SLICE = 1 << 16  # elements: their weights, of 8 bytes, fit a cache
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
