@@ -1,10 +1,10 @@
 """Scaled dot-product attention over segments in plain torch: every device, dtype and head size.
 
 Queries are taken in tiles of 128 rows. A tile sees one stretch of the row, or its prefix and one
-stretch; its scores are one product, the rest is softmax and another product. Short segments that
-stand side by side share a tile. Heads that share keys are rows of one product, so keys are never
-repeated. The backward pass computes the probabilities again, and adds the gradients of keys and
-values up in float32 over all tiles.
+stretch; its scores are one product, the rest is softmax and another product. Short branches of one
+prefix share a tile. Heads that share keys are rows of one product, so keys are never repeated. The
+backward pass computes the probabilities again, and adds the gradients of keys and values up in
+float32 over all tiles.
 
 Scores are products of float32: rounded to bfloat16, an error of 2^-9 of a score of 10 moves a
 probability by 2%. The other products are in the inputs' dtype. docs/kernels.md has what this gives
@@ -71,8 +71,7 @@ def tiles(segments: Segments, window: int | None) -> list[Tile]:
 def _runs(segments: Segments) -> list[tuple[int, int, torch.Tensor]]:
     """Queries that may share tiles, from and to, and all that they see: one segment, or several.
 
-    Neighbours join while they have the same prefix and lie within as many tokens as a tile has
-    rows.
+    Neighbours join while they share a prefix and lie within as many tokens as a tile has rows.
     """
     starts, lengths, prefix_of = segments.starts, segments.lengths, segments.prefix_of
     groups: list[list[int]] = []
@@ -82,7 +81,7 @@ def _runs(segments: Segments) -> list[tuple[int, int, torch.Tensor]]:
         if groups:
             first = groups[-1][0]
             span = starts[segment] + lengths[segment] - starts[first]
-            if prefix_of[segment] == prefix_of[first] and span <= _ROWS:
+            if 0 <= prefix_of[segment] == prefix_of[first] and span <= _ROWS:
                 groups[-1].append(segment)
                 continue
         groups.append([segment])
