@@ -18,7 +18,6 @@ from sumzero import ds_configs
 from sumzero.config import Model, Train
 from sumzero.errors import ConfigError, RunError
 from sumzero.ranks import Ranks
-from sumzero.train.heap import keep_freed_memory
 from sumzero.train.supervised import PREFIX
 
 # transformers reads ahead in threads without it: a model at once, where experts are fused.
@@ -65,7 +64,6 @@ def start(who: Ranks) -> torch.device:
     """
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        keep_freed_memory()
         # Ranks share the cores of a node unless the launcher has divided them.
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // who.local_world))
@@ -98,7 +96,8 @@ def zero3_loading(settings: dict[str, Any]) -> Iterator[None]:
     own share and one whole parameter at a time. transformers' own ZeRO-3 loading is not used: it
     builds the model under `zero.Init`, which rounds buffers such as rotary frequencies to the
     model's dtype, and every rank fuses the experts of all layers before it splits any. All ranks
-    load together. Nothing happens below stage 3.
+    load together, and add modules of their own, such as adapters, afterwards. Nothing happens below
+    stage 3.
     """
     if settings.get("zero_optimization", {}).get("stage", 0) != 3:
         yield

@@ -22,6 +22,7 @@ from sumzero.train.attest import attest
 from sumzero.train.batches import StepBatches, batches
 from sumzero.train.epoch import Epochs
 from sumzero.train.examples import check_prepared, store_file
+from sumzero.train.heap import keep_freed_memory
 from sumzero.train.model import attention_facts, check_context, hidden_size, load_model
 from sumzero.train.packing import Plan
 from sumzero.train.proof import prove_packing
@@ -70,6 +71,8 @@ def train(config: RunConfig, who: Ranks) -> None:
         lm.gradient_checkpointing_enable()
     model = SupervisedLM(lm, backends, fused=config.model.fused_layers)
     trainer = engine.Engine(model, settings, config.train)
+    if device.type == "cpu":
+        keep_freed_memory()  # not before: loading makes copies that are not needed again
     shared = config.data.share_documents and store.num_branches > len(store)
     difference = prove_packing(trainer.model, lm, len(tokenizer), shared=shared)
     if resumed_from is not None:

@@ -23,8 +23,9 @@ WORK = [[[LONG, SHORT], [], [SHORT]], [[], [], [LONG]]]  # of each rank, by micr
 COUNT = 12  # supervised tokens of all
 
 
-def prepared(folder, variant):
-    lm = load_model(folder, torch.float32, attention=NAME)
+def prepared(folder, variant, settings=None):
+    with zero3_loading(settings or {}):
+        lm = load_model(folder, torch.float32, attention=NAME)
     if "lora" in variant:
         torch.manual_seed(7)
         adapters = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
@@ -47,9 +48,7 @@ def main(out, zero_file, variants):
 
         train = Train(deepspeed=zero_file)
         settings = deepspeed_settings(Model(dtype="float32"), train, len(WORK[who.rank]))
-        with zero3_loading(settings):
-            model = prepared(folder, name).train()
-        engine = Engine(model, settings, train)
+        engine = Engine(prepared(folder, name, settings).train(), settings, train)
         for micro_step, families in enumerate(WORK[who.rank]):
             if micro_step:
                 engine.step(0.0)
