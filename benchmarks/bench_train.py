@@ -8,7 +8,7 @@ compared.
 """
 
 import argparse
-import os
+import math
 import statistics
 from dataclasses import replace
 from typing import Any
@@ -23,13 +23,21 @@ EQUAL = 1e-3  # of the loss: 2^-8, bfloat16's rounding, averaged over some hundr
 CUDA_LAYERS = {"0.6B": 28, "1.7B": 28, "8B": 16}
 SINGLE, FIVE = "single-target", "5-target"
 CUDA_GOALS = {(SINGLE, "0.6B"): 1.3, (SINGLE, "1.7B"): 1.3, (FIVE, "0.6B"): 4, (FIVE, "1.7B"): 4}
-CPU_PEERS: dict[str, dict[str, Any]] = {
-    "TRL": {"system": "trl", "limit": CPU_TOKENS, "attention": "sdpa", "liger": False},
-    "TRL, freed memory kept as ours": {
-        **{"system": "trl", "limit": CPU_TOKENS, "attention": "sdpa", "liger": False},
-        "keep_memory": True,
+# Of TRL's settings on the CPU the fastest counts. Rows of 5 targets take it minutes: timed once.
+TRL: dict[str, Any] = {"system": "trl", "attention": "sdpa", "liger": False}
+TRAINER: dict[str, Any] = {"system": "trainer", "batch": 1, "attention": "sdpa"}
+CPU_PEERS: dict[str, dict[str, dict[str, Any]]] = {
+    SINGLE: {
+        "TRL, packed": {**TRL, "limit": CPU_TOKENS},
+        "TRL, row by row": {**TRL, "limit": None},
+        "TRL, packed, freed memory kept as ours": {**TRL, "limit": CPU_TOKENS, "keep_memory": True},
+        "Trainer": TRAINER,
     },
-    "Trainer": {"system": "trainer", "batch": 1, "attention": "sdpa"},
+    FIVE: {
+        "TRL, packed": {**TRL, "limit": 2 * 1280, "timed": 1},
+        "TRL, row by row": {**TRL, "limit": None, "timed": 1},
+        "Trainer": {**TRAINER, "timed": 1},
+    },
 }
 CUDA_PEERS: dict[str, dict[str, Any]] = {
     "TRL": {"system": "trl", "limit": CUDA_TOKENS, "attention": "torch_varlen", "liger": False},
@@ -65,25 +73,42 @@ def measure(options: argparse.Namespace, results: Results) -> None:
 
 def _on_cpu(shape: Shape, results: Results) -> None:
     model = f"{shape.layers} layers, vocabulary {shape.vocab:,}"
-    single = None
-    with Runs(shape, "cpu", CPU_TOKENS, timed=3) as runs:
-        for work in (SINGLE, FIVE):
-            about, goal = f"{model}, {work}", 2.0
-            if work == FIVE:
-                ratio = runs.token_ratio(work)
-                results.add(f"{about}: tokens fed", ratio, "times fewer")
-                goal = 0.9 * ratio * single
-            ours = runs.run(work, system="sumzero")
-            for name, job in CPU_PEERS.items():
-                if work == FIVE and job.get("keep_memory"):
-                    continue  # shown once; it takes minutes
-                peer = name, runs.run(work, **job)
-                factor = _compare(about, runs, work, ours, peer, goal, results)
-                single = single or factor
+    with Runs(shape, "cpu", CPU_TOKENS) as runs:
+        single = _beside_peers(f"{model}, {SINGLE}", runs, SINGLE, 2.0, results)
+        ratio = runs.token_ratio(FIVE)
+        results.add(f"{model}, {FIVE}: tokens fed", ratio, "times fewer")
+        _beside_peers(f"{model}, {FIVE}", runs, FIVE, 0.9 * ratio * single, results)
+
+
+def _beside_peers(about: str, runs: Runs, work: str, goal: float, results: Results) -> float:
+    """Returns how many times ours is as fast as TRL in the faster of its ordinary settings."""
+    ours = runs.run(work, system="sumzero")
+    theirs = {name: runs.run(work, **job) for name, job in CPU_PEERS[work].items()}
+    again = runs.run(work, system="sumzero")
+    factors = {
+        name: _compare(about, runs, work, ours, (name, found), None, results)
+        for name, found in theirs.items()
+    }
+    factor = min(factors["TRL, packed"], factors["TRL, row by row"])
+    results.add(
+        f"{about}: beside the faster of TRL's settings",
+        factor,
+        "times",
+        goal=f"{goal:.3g} times",
+        met=factor >= goal,
+    )
+    results.add(
+        f"{about}: a step of ours after the peers' runs",
+        statistics.median(again["seconds"]),
+        "s",
+        peer="before them",
+        peer_value=statistics.median(ours["seconds"]),
+    )
+    return factor
 
 
 def _on_cuda(name: str, shape: Shape, results: Results) -> None:
-    with Runs(shape, "cuda", CUDA_TOKENS, timed=10) as runs:
+    with Runs(shape, "cuda", CUDA_TOKENS) as runs:
         for work in (SINGLE, FIVE):
             for recompute in (False, True):
                 about = f"CUDA, {name} of {shape.layers} layers, {work}"
@@ -106,13 +131,13 @@ def _compare(
     peer: tuple[str, dict[str, Any]],
     goal: float | None,
     results: Results,
-) -> float | None:
+) -> float:
     """Speed, loss, gradient norm and memory of one peer; returns how many times ours is as fast."""
     name, theirs = peer
     failed = [f"{who}: {x['error']}" for who, x in (("ours", ours), (name, theirs)) if "error" in x]
     if failed:
         results.add(f"{about}: tokens/s", None, f"not measured: {', '.join(failed)}", peer=name)
-        return None
+        return math.nan
     tokens = runs.records(work).tokens
     rates = [tokens / statistics.median(x["seconds"]) for x in (ours, theirs)]
     factor = rates[0] / rates[1]
@@ -164,5 +189,4 @@ def _utilisation(
 
 
 if __name__ == "__main__":
-    os.environ["DS_ACCELERATOR"] = "cpu"
     main("bench_train", measure, arguments)

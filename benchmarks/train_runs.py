@@ -15,14 +15,15 @@ from train_shapes import Shape
 from train_workloads import Workload, workload
 
 _PROGRAM = Path(__file__).with_name("train_systems.py")
+_TIMED = {"cpu": 3, "cuda": 10}  # steps, unless a job says otherwise
 _KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**62)}
 
 
 class Runs:
-    """While open, the random weights of a shape lie in a folder; `timed` steps count in a run."""
+    """While open, the random weights of a shape lie in a folder for all."""
 
-    def __init__(self, shape: Shape, device: str, row_tokens: int, *, timed: int) -> None:
-        self._shape, self._device, self._row_tokens, self._timed = shape, device, row_tokens, timed
+    def __init__(self, shape: Shape, device: str, row_tokens: int) -> None:
+        self._shape, self._device, self._row_tokens = shape, device, row_tokens
         self._folder = tempfile.TemporaryDirectory()
 
     def __enter__(self) -> "Runs":
@@ -44,7 +45,7 @@ class Runs:
 
         `keep_memory` has glibc keep freed memory, as SumZero does by itself on the CPU.
         """
-        job = {**job, "workload": work, "timed": self._timed, "recompute": recompute}
+        job = {"timed": _TIMED[self._device], **job, "workload": work, "recompute": recompute}
         lines = self._start(job, _KEEP_MEMORY if keep_memory else {})
         found: dict[str, Any] = json.loads(lines[-1])
         print(f"  {job}: {found.get('seconds', found.get('error'))}", file=sys.stderr)

@@ -68,9 +68,9 @@ def _sumzero(job: dict[str, Any], records: Workload) -> dict[str, Any]:
     from sumzero.train.model import load_model
     from sumzero.train.supervised import SupervisedLM
 
+    lm = load_model(job["model"], torch.bfloat16).to(job["device"])
     if job["device"] == "cpu":  # as `train.loop.train` does
         keep_freed_memory()
-    lm = load_model(job["model"], torch.bfloat16).to(job["device"])
     if job["recompute"]:
         lm.gradient_checkpointing_enable({"use_reentrant": False})
     backends = choose_backends(lm.device, lm.dtype, lm.config.head_dim)
