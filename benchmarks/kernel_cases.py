@@ -17,9 +17,10 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm, apply_rotary_pos_emb
 
 from sumzero.kernels.linear_cross_entropy import linear_cross_entropy
-from sumzero.kernels.packed_attention import Segments, choose_backends, packed_attention
+from sumzero.kernels.packed_attention import choose_backends, packed_attention
 from sumzero.kernels.rms_norm import add_rms_norm, rms_norm
 from sumzero.kernels.rope import rope
+from sumzero.kernels.segments import Segments
 from sumzero.kernels.swiglu import swiglu
 
 EPS, HEAD_SIZE, KEY_HEADS = 1e-6, 128, 8

@@ -8,6 +8,7 @@ Cost: sum of u * (p + l - u / 2) over the segments: u queries, length l, a prefi
 """
 
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 
@@ -25,10 +26,7 @@ def attend(
     softcap: float | None,
 ) -> torch.Tensor:
     """`packed_attention` on flash-attn: (U, H, D)."""
-    if _has_version_3(torch.cuda.get_device_capability(q_UHD.device)):
-        from flash_attn_interface import flash_attn_varlen_func
-    else:
-        from flash_attn import flash_attn_varlen_func
+    flash_attn_varlen_func = _load(torch.cuda.get_device_capability(q_UHD.device))
     keys = segments.of_window(None, ragged)
     out = flash_attn_varlen_func(
         q_UHD,
@@ -59,10 +57,19 @@ def refusal(
         return f"it takes float16 and bfloat16, the model is {dtype}".replace("torch.", "")
     if head_size > 256 or head_size % 8:
         return f"it takes heads of up to 256 in steps of 8, the model's are {head_size}"
-    if not _has_version_3(capability) and find_spec("flash_attn") is None:
+    if find_spec("flash_attn_interface") is None and find_spec("flash_attn_2_cuda") is None:
         return "flash-attn is not installed (pip install 'sumzero[flash]')"
+    try:
+        _load(capability)
+    except ImportError as error:  # built for another torch, or for another GPU
+        return f"flash-attn cannot be loaded: {' '.join(str(error).split())}"
     return ""
 
 
-def _has_version_3(capability: tuple[int, int]) -> bool:
-    return capability[0] == 9 and find_spec("flash_attn_interface") is not None
+def _load(capability: tuple[int, int]) -> Any:
+    """The varlen function, of version 3 on Hopper where it is installed. Raises ImportError."""
+    if capability[0] == 9 and find_spec("flash_attn_interface"):
+        from flash_attn_interface import flash_attn_varlen_func
+    else:
+        from flash_attn import flash_attn_varlen_func
+    return flash_attn_varlen_func

@@ -50,7 +50,7 @@ def attend(
 def _compiled() -> Callable[..., Any]:
     # Lengths differ from batch to batch. A kernel for any length is compiled at the second one, for
     # each of: gradients or none, all tokens as queries or fewer. The usual limit of 8 versions is
-    # soon reached, and torch would then go on, without a word, with one that holds all the scores.
+    # soon reached, and torch then raises.
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     return torch.compile(flex_attention, fullgraph=True)
 

@@ -7,6 +7,8 @@ have no queries. Memory is linear in the keys; shared prefixes are copied, see `
 Cost: sum of u * (p + l - u / 2) over the segments: u queries, length l, a prefix of length p.
 """
 
+from inspect import signature
+
 import torch
 
 from sumzero.errors import ConfigError
@@ -65,4 +67,8 @@ def refusal(
         return f"it takes heads of up to 256 in steps of 8, the model's are {head_size}"
     if softcap is not None:
         return "it has no logit soft-capping, which the model needs"
+    from torch.nn.attention.varlen import varlen_attn
+
+    if not {"window_size", "enable_gqa"} <= set(signature(varlen_attn).parameters):
+        return f"torch {torch.__version__} has no windows or grouped queries in it; a newer one has"
     return ""

@@ -126,9 +126,18 @@ def _attention_of_layer(
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """What transformers calls in each layer: (1, heads, T, D) in, (1, T, H, D) out."""
+    name = type(module).__name__
     if segments is None:
-        name = type(module).__name__
         raise ConfigError(f"model: {name} does not hand packing descriptors to its attention")
+    if value.shape[-1] != query.shape[-1]:
+        raise ConfigError(
+            f"model: {name} has values of another size than keys, as no back end takes"
+        )
+    if sliding_window is None and _limits_its_view(module):
+        raise ConfigError(
+            f"model: {name} limits what a token sees by a mask alone, which packed attention does "
+            "not read"
+        )
     if options.get("s_aux") is not None:
         raise ConfigError("model: packed attention has no attention sinks, which this model needs")
     if options.get("dropout"):
@@ -143,6 +152,16 @@ def _attention_of_layer(
         softcap=softcap,
     )
     return out_THD.unsqueeze(0), None
+
+
+def _limits_its_view(module: torch.nn.Module) -> bool:
+    """Whether the configuration gives this layer a window, or chunks."""
+    config: Any = module.config
+    kinds = getattr(config, "layer_types", None)
+    if kinds:
+        return kinds[module.layer_idx] in ("sliding_attention", "chunked_attention")
+    is_used = getattr(config, "use_sliding_window", True)
+    return bool(is_used and getattr(config, "sliding_window", None))
 
 
 AttentionInterface.register(NAME, _attention_of_layer)

@@ -68,7 +68,7 @@ def _norms(model: nn.Module) -> Iterator[nn.Module]:
         offset = _NORMS.get(type(module).__name__)
         if offset is None:
             continue
-        eps: Any = getattr(module, "variance_epsilon", None) or module.eps
+        eps: Any = module.variance_epsilon if hasattr(module, "variance_epsilon") else module.eps
         _replace(module, partial(_norm, eps, offset))
         yield module
 

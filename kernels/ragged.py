@@ -43,14 +43,16 @@ class Ragged(NamedTuple):
         return gathered_GKD
 
 
-def ragged(segments: Segments, window: int | None) -> Ragged:
-    """Offsets and gathered keys; the kernels take windows themselves."""
+def ragged(segments: Segments, _: int | None = None) -> Ragged:
+    """Offsets and gathered keys, whatever the window: the kernels take it themselves."""
     device = segments.device
+    # A longest of 1 sends flash-attn 2 another way, on which each sequence has one query.
+    longest_queries = max(2, *segments.queries)
     if max(segments.prefix_of, default=-1) < 0:
         return Ragged(
             _offsets(segments.queries, device),
             _offsets(segments.lengths, device),
-            max(segments.queries),
+            longest_queries,
             max(segments.lengths),
             None,
             [],
@@ -61,7 +63,7 @@ def ragged(segments: Segments, window: int | None) -> Ragged:
     return Ragged(
         _offsets([segments.queries[i] for i in asking], device),
         _offsets([len(x) for x in keys], device),
-        max(segments.queries),
+        longest_queries,
         max(len(x) for x in keys),
         torch.from_numpy(index_G).to(device, non_blocking=True),
         [

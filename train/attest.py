@@ -27,12 +27,18 @@ _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @torch.no_grad()
-def attest(model: PreTrainedModel, path: str, revision: str | None = None) -> None:
+def attest(
+    model: PreTrainedModel,
+    path: str,
+    revision: str | None = None,
+    device: torch.device | str = "cpu",
+) -> None:
     """Compares a loaded model with the safetensors files of the folder or Hub name it came from.
 
-    All ranks call it together, on a model as `load_model` gives it, before anything changes its
-    weights or their names. Every parameter and stored buffer is looked at. Raises DataError, on all
-    ranks alike, where a parameter is in no file or a tensor is not what its file holds.
+    `device` is one that the ranks' collectives run on. All ranks call it together, on a model as
+    `load_model` gives it, before anything changes its weights or their names. Every parameter and
+    stored buffer is looked at. Raises DataError, on all ranks alike, where a parameter is in no
+    file or a tensor is not what its file holds.
     """
     rank, world = 0, 1
     if torch.distributed.is_initialized():
@@ -54,7 +60,7 @@ def attest(model: PreTrainedModel, path: str, revision: str | None = None) -> No
                 wanted[place[name]] = _checksum_as(held[name].dtype, values)
                 origin[place[name]] = 1 + files.index(source.file)
     if world > 1:
-        sums = torch.stack([found, wanted, origin]).to(model.device)
+        sums = torch.stack([found, wanted, origin]).to(device)
         torch.distributed.all_reduce(sums)
         found, wanted, origin = sums.cpu()
     there = {id(held[name]) for name in held if origin[place[name]]}

@@ -37,7 +37,8 @@ _OURS = {
 def deepspeed_settings(model: Model, train: Train, num_micro_steps: int) -> dict[str, Any]:
     """The DeepSpeed configuration of a run: the preset plus what the recipe says.
 
-    Raises ConfigError where there is no such preset, or it holds a key that the recipe sets.
+    Raises ConfigError where there is no such preset, or it holds a key that the recipe sets, or
+    parameters would be out of reach.
     """
     preset = _read_preset(train.deepspeed)
     conflicts = [f"{key} (set {_OURS[key]})" for key in preset if key in _OURS]
@@ -45,6 +46,12 @@ def deepspeed_settings(model: Model, train: Train, num_micro_steps: int) -> dict
         raise ConfigError(
             f"train.deepspeed: {train.deepspeed} holds {', '.join(conflicts)}; "
             "the recipe sets these"
+        )
+    offload = preset.get("zero_optimization", {}).get("offload_param", {})
+    if offload.get("device") == "nvme":
+        raise ConfigError(
+            f"train.deepspeed: {train.deepspeed} offloads parameters to NVMe, where their values "
+            "cannot be compared with the model's files; offload them to the CPU"
         )
     return preset | {
         "train_micro_batch_size_per_gpu": 1,
@@ -144,6 +151,10 @@ class Engine:
     def __init__(self, model: torch.nn.Module, settings: dict[str, Any], train: Train) -> None:
         import deepspeed
 
+        # DeepSpeed leaves the buffers of a model that is split already where they are.
+        device = deepspeed.accelerator.get_accelerator().current_device_name()
+        for buffer in model.buffers():
+            buffer.data = buffer.data.to(device)
         optimizer = torch.optim.AdamW(
             _parameter_groups(model, train.weight_decay), lr=train.lr, betas=train.betas
         )

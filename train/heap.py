@@ -10,11 +10,9 @@ import ctypes
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
-def keep_freed_memory() -> bool:
-    """No large block of its own from the system, nothing given back; whether glibc took it on."""
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except AttributeError:
-        return False
-    never = -1
-    return bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, never))
+def keep_freed_memory() -> None:
+    """No large block of its own from the system, and nothing given back."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_MMAP_MAX, 0)
+        mallopt(_TRIM_THRESHOLD, -1)  # never

@@ -66,7 +66,7 @@ def train(config: RunConfig, who: Ranks) -> None:
     torch.manual_seed(config.seed)
     with engine.zero3_loading(settings):
         lm = load_model(path, dtype, config.model.revision)
-    attest(lm, path, config.model.revision)
+    attest(lm, path, config.model.revision, device)
     if config.train.gradient_checkpointing:
         lm.gradient_checkpointing_enable()
     model = SupervisedLM(lm, backends, fused=config.model.fused_layers)

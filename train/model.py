@@ -65,10 +65,16 @@ def hidden_size(path: str, revision: str | None = None) -> int:
 def attention_facts(path: str, revision: str | None = None) -> tuple[int, float | None]:
     """Width of an attention head, and where scores are soft-capped the cap.
 
-    Raises DataError where there is no such model.
+    Raises DataError where there is no such model, or one without attention.
     """
     config = _config(path, revision).get_text_config()
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = getattr(config, "num_attention_heads", None)
+    if not heads:
+        kind = config.model_type
+        raise DataError(
+            f"{path}: {kind} has no attention; it cannot be trained on packed sequences"
+        )
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
     return int(size), getattr(config, "attn_logit_softcapping", None)
 
 

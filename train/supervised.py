@@ -2,7 +2,8 @@
 
 The decoder runs over the packed row; the LM head over its supervised positions only (`loss`). In
 models whose layers `kernels.patch` knows, the last layer too computes no more than these positions
-need. No number of collectives depends on the batch.
+need. How often a parameter's module runs does not depend on the batch, so under ZeRO-3 all ranks
+run the same collectives (but for models that hold experts as modules and call those chosen).
 
 Shape legend: N segments of the row, S supervised positions, U positions kept by the last layer, M
 width of the model, V vocabulary.

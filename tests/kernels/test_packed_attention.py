@@ -190,22 +190,13 @@ def test_segments_must_cover_the_queries_and_tokens(inputs):
             packed(*tensors)
 
 
-ON_GPU = (
-    "longer than a tile, few queries",
-    "odd",
-    "a family, no queries of the prefix",
-    "branches longer than a tile",
-)
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("size", [64, 128, 256])
-@pytest.mark.parametrize(("window", "softcap"), [(None, None), (20, None), (None, 1.5)])
+@pytest.mark.parametrize(("window", "softcap"), [(None, None), (6, None), (None, 1.5)])
 @pytest.mark.parametrize("backend", ["flash", "varlen", "flex", "sdpa"])
-@pytest.mark.parametrize("case", ON_GPU)
 def test_error_on_a_gpu_is_at_most_that_of_plain_attention(
-    case, backend, window, softcap, size, bounded, inputs
+    backend, window, softcap, size, bounded, inputs
 ):
     try:
         backends = choose_backends(
@@ -213,12 +204,10 @@ def test_error_on_a_gpu_is_at_most_that_of_plain_attention(
         )
     except ConfigError as problem:
         pytest.skip(str(problem))
-    lengths, prefix_of, queries = CASES[case]
-    plain, packed = _both(
-        *(lengths, prefix_of, queries, backends, "cuda"),
-        scale=size**-0.5,
-        window=window,
-        softcap=softcap,
-    )
-    num_queries = _num_queries(lengths, queries)
-    bounded(plain, packed, inputs(num_queries, sum(lengths), torch.bfloat16, size=size))
+    for case in CASES.values():
+        plain, packed = _both(
+            *(*case, backends, "cuda"), scale=size**-0.5, window=window, softcap=softcap
+        )
+        lengths, _, queries = case
+        num_queries = _num_queries(lengths, queries)
+        bounded(plain, packed, inputs(num_queries, sum(lengths), torch.bfloat16, size=size))

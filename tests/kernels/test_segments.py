@@ -34,9 +34,9 @@ def test_gathered_keys_are_those_of_the_reference(inputs, window, layout):
     """The kernels themselves need CUDA: causal attention aligned at the end, over these keys."""
     lengths, prefix_of, queries = layout
     q, k, v = (x.detach() for x in inputs(sum(queries), sum(lengths), torch.float64))
-    keys = ragged(Segments.of(lengths, "cpu", SDPA, prefix_of, queries), window)
+    keys = ragged(Segments.of(lengths, "cpu", SDPA, prefix_of, queries))
     assert keys.longest_keys == keys.key_offsets.diff().max()
-    assert keys.longest_queries == keys.query_offsets.diff().max()
+    assert keys.longest_queries == max(2, int(keys.query_offsets.diff().max()))
     found = reference.packed_attention(
         *(q, keys.gather(k), keys.gather(v), keys.key_offsets.diff().tolist()),
         scale=0.3,
@@ -51,7 +51,7 @@ def test_gathered_keys_are_those_of_the_reference(inputs, window, layout):
 
 def test_gathered_gradients_add_up_in_float32():
     lengths, prefix_of = [1, *[1] * 300], [-1, *[0] * 300]
-    keys = ragged(Segments.of(lengths, "cpu", SDPA, prefix_of), None)
+    keys = ragged(Segments.of(lengths, "cpu", SDPA, prefix_of))
     x = torch.zeros(301, 1, 1, dtype=torch.bfloat16, requires_grad=True)
     keys.gather(x).sum().backward()
     assert x.grad[0] == torch.tensor(301.0).bfloat16()  # in bfloat16, 256 + 1 = 256

@@ -1,31 +1,16 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from sumzero.errors import DataError
 from sumzero.kernels.packed_attention import NAME
-from sumzero.train.model import check_context, load_model
+from sumzero.train.model import attention_facts, check_context, load_model
 
-SHAPE = {
-    "vocab_size": 300,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 128,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
+from .tiny_models import tiny_config, tiny_model
 
 
-def _save(folder, kind, **changes):
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(kind, **(SHAPE | changes))
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+def _saved(folder, kind):
+    tiny_model(kind).save_pretrained(folder)
     return str(folder)
 
 
@@ -35,7 +20,7 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path):
 
 
 def test_a_missing_weight_is_refused(tmp_path):
-    folder = _save(tmp_path, "llama")
+    folder = _saved(tmp_path, "llama")
     file = tmp_path / "model.safetensors"
     weights = load_file(file)
     del weights["model.layers.1.mlp.up_proj.weight"]
@@ -45,12 +30,26 @@ def test_a_missing_weight_is_refused(tmp_path):
 
 
 def test_more_positions_than_the_model_has_are_refused(tmp_path):
-    folder = _save(tmp_path, "llama")
-    check_context(folder, 128)
-    with pytest.raises(DataError, match=r"data\.max_length = 129: .* has 128 positions"):
-        check_context(folder, 129)
+    folder = _saved(tmp_path, "llama")
+    check_context(folder, 256)
+    with pytest.raises(DataError, match=r"data\.max_length = 257: .* has 256 positions"):
+        check_context(folder, 257)
 
 
 def test_the_model_runs_our_attention(tmp_path):
-    model = load_model(_save(tmp_path, "qwen3"), torch.float32)
+    model = load_model(_saved(tmp_path, "qwen3"), torch.float32)
     assert model.config._attn_implementation == NAME
+
+
+def test_a_model_without_attention_is_refused(tmp_path):
+    tiny_config("falcon_mamba").save_pretrained(tmp_path)
+    with pytest.raises(DataError, match="falcon_mamba has no attention"):
+        attention_facts(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("kind", "want"), [("qwen3", (8, None)), ("phi", (8, None)), ("gemma2", (8, 5.0))]
+)
+def test_heads_and_caps_are_read_from_the_configuration(tmp_path, kind, want):
+    tiny_config(kind).save_pretrained(tmp_path)
+    assert attention_facts(str(tmp_path)) == want

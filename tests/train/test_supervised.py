@@ -132,15 +132,51 @@ def test_gradient_checkpointing_changes_no_bit(kind):
     _assert_same(_loss_and_gradients(recomputed, batch), _loss_and_gradients(kept, batch), 0)
 
 
-@pytest.mark.parametrize("kind", ["qwen3", "llama"], ids=["tied", "untied"])
-def test_a_frozen_head_leaves_the_other_gradients_as_they_are(kind):
+def test_a_frozen_head_leaves_the_other_gradients_as_they_are():
     batch = make_batch(FAMILIES, 0)
-    want = _loss_and_gradients(_model(kind, tie_word_embeddings=False), batch)
-    model = _model(kind, tie_word_embeddings=False)
+    want = _loss_and_gradients(_model("llama"), batch)
+    model = _model("llama")
     model.lm.lm_head.weight.requires_grad_(False)
     found = _loss_and_gradients(model, batch)
     del want[1]["lm.lm_head.weight"]
     _assert_same(found, want, 0)
+
+
+def test_a_frozen_tied_head_leaves_the_other_gradients_as_they_are():
+    batch = make_batch(FAMILIES, 0)
+    want = _loss_and_gradients(_model("qwen3"), batch)
+    model = _model("qwen3")
+    assert model.lm.lm_head.weight is model.lm.model.embed_tokens.weight
+    model.lm.lm_head.weight.requires_grad_(False)
+    found = _loss_and_gradients(model, batch)
+    del want[1]["lm.model.embed_tokens.weight"]
+    _assert_same(found, want, 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "problem"),
+    [
+        (
+            "qwen2_moe",
+            {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 0}
+            | {
+                "moe_intermediate_size": 16,
+                "shared_expert_intermediate_size": 16,
+                "num_experts": 4,
+            },
+            "Qwen2MoeAttention limits what a token sees by a mask alone",
+        ),
+        (
+            "deepseek_v2",
+            {"q_lora_rank": None, "kv_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8}
+            | {"v_head_dim": 4, "n_routed_experts": 4, "moe_intermediate_size": 16},
+            "DeepseekV2Attention has values of another size than keys",
+        ),
+    ],
+)
+def test_attention_that_no_back_end_computes_is_refused(kind, changes, problem):
+    with pytest.raises(ConfigError, match=problem):
+        _model(kind, **changes)(make_batch(FAMILIES, 0))
 
 
 def test_a_head_that_is_not_linear_is_refused():
