@@ -1,6 +1,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import FalconMambaConfig
 
 from sumzero.errors import DataError
 from sumzero.kernels.packed_attention import NAME
@@ -42,7 +43,7 @@ def test_the_model_runs_our_attention(tmp_path):
 
 
 def test_a_model_without_attention_is_refused(tmp_path):
-    tiny_config("falcon_mamba").save_pretrained(tmp_path)
+    FalconMambaConfig().save_pretrained(tmp_path)
     with pytest.raises(DataError, match="falcon_mamba has no attention"):
         attention_facts(str(tmp_path))
 

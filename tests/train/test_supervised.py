@@ -158,7 +158,7 @@ def test_a_frozen_tied_head_leaves_the_other_gradients_as_they_are():
     [
         (
             "qwen2_moe",
-            {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 0}
+            {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 2}
             | {
                 "moe_intermediate_size": 16,
                 "shared_expert_intermediate_size": 16,
