@@ -83,12 +83,14 @@ def _set(
     import torch
 
     from sumzero.config import Scratch
+    from sumzero.kernels.segments import Backends
     from sumzero.pipeline import prepare
     from sumzero.runfile import check
     from sumzero.runfolder import RunFolder
     from sumzero.train.epoch import lay_out
     from sumzero.train.model import load_model
     from sumzero.train.store import TokenStore
+    from sumzero.train.supervised import SupervisedLM
 
     values = {
         "name": name,
@@ -131,7 +133,8 @@ def _set(
         met=factor >= 0.95 * bound and factor >= (least or 0),
     )
     torch.manual_seed(0)
-    model = load_model(str(run.scratch_model), torch.float32)
+    lm = load_model(str(run.scratch_model), torch.float32)
+    model = SupervisedLM(lm, Backends("sdpa", "sdpa"))
     seconds, losses = {}, {}
     for share in (True, False, True, False):  # the first two warm up
         seconds[share], losses[share] = _train(model, store, limit, share=share, documents=timed)
@@ -165,7 +168,6 @@ def _train(
 
     from sumzero.train.batches import family, make_batch
     from sumzero.train.epoch import lay_out
-    from sumzero.train.loss import summed_loss
     from sumzero.train.packing import pack
 
     layout = lay_out(
@@ -181,7 +183,7 @@ def _train(
     total, count = 0.0, 0
     begun = time.perf_counter()
     for batch in bins:
-        loss = summed_loss(model, batch, "sdpa")
+        loss = model(batch)
         loss.backward()
         total += float(loss.detach())
         count += len(batch.labels)

@@ -18,11 +18,20 @@ PEERS = ROOT / ".peers"  # filled by `make peers`
 _PACKAGES = ("torch", "numpy", "transformers", "tokenizers", "datasets", "deepspeed", "sumzero")
 
 
-def main(name: str, measure: Callable[[argparse.Namespace, "Results"], None]) -> None:
-    """Runs a benchmark from the command line and ends with one JSON line."""
+def main(
+    name: str,
+    measure: Callable[[argparse.Namespace, "Results"], None],
+    arguments: Callable[[argparse.ArgumentParser], None] | None = None,
+) -> None:
+    """Runs a benchmark from the command line and ends with one JSON line.
+
+    `arguments` adds those that this one takes beside the common ones.
+    """
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes, at most 3 minutes")
     parser.add_argument("--save", action="store_true", help=f"append to results/{name}.jsonl")
+    if arguments is not None:
+        arguments(parser)
     options = parser.parse_args()
     sys.path.append(str(PEERS))
     results = Results(quick=options.quick)

@@ -9,10 +9,15 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 from sumzero.config import Scratch
 from sumzero.log import logger
+
+# Before triton is imported, which transformers does: without a GPU its kernels run interpreted.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 settings.register_profile("same every time", deadline=None, derandomize=True, database=None)
 settings.load_profile("same every time")

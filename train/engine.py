@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.integrations import HfDeepSpeedConfig
 
 from sumzero import ds_configs
 from sumzero.config import Model, Train
 from sumzero.errors import ConfigError, RunError
 from sumzero.ranks import Ranks
+from sumzero.train.supervised import PREFIX
 
+# transformers reads ahead in threads without it: a model at once, where experts are fused.
+_SEQUENTIAL = "HF_DEACTIVATE_ASYNC_LOAD"
 _OURS = {
     "train_batch_size": "train.bins_per_step",
     "train_micro_batch_size_per_gpu": "train.bins_per_step",
@@ -35,7 +37,8 @@ _OURS = {
 def deepspeed_settings(model: Model, train: Train, num_micro_steps: int) -> dict[str, Any]:
     """The DeepSpeed configuration of a run: the preset plus what the recipe says.
 
-    Raises ConfigError where there is no such preset, or it holds a key that the recipe sets.
+    Raises ConfigError where there is no such preset, or it holds a key that the recipe sets, or
+    parameters would be out of reach.
     """
     preset = _read_preset(train.deepspeed)
     conflicts = [f"{key} (set {_OURS[key]})" for key in preset if key in _OURS]
@@ -43,6 +46,12 @@ def deepspeed_settings(model: Model, train: Train, num_micro_steps: int) -> dict
         raise ConfigError(
             f"train.deepspeed: {train.deepspeed} holds {', '.join(conflicts)}; "
             "the recipe sets these"
+        )
+    offload = preset.get("zero_optimization", {}).get("offload_param", {})
+    if offload.get("device") == "nvme":
+        raise ConfigError(
+            f"train.deepspeed: {train.deepspeed} offloads parameters to NVMe, where their values "
+            "cannot be compared with the model's files; offload them to the CPU"
         )
     return preset | {
         "train_micro_batch_size_per_gpu": 1,
@@ -88,11 +97,52 @@ def start(who: Ranks) -> torch.device:
 
 @contextmanager
 def zero3_loading(settings: dict[str, Any]) -> Iterator[None]:
-    """While open, transformers splits parameters over the ranks as it loads a model (ZeRO-3)."""
-    # transformers holds the object weakly: it counts while it is alive.
-    alive = HfDeepSpeedConfig(settings)
-    yield
-    del alive
+    """While open, each parameter is split over the ranks as soon as it has its values (ZeRO-3).
+
+    Models are then loaded as without ZeRO, from files mapped into memory, so that a rank holds its
+    own share and one whole parameter at a time. transformers' own ZeRO-3 loading is not used: it
+    builds the model under `zero.Init`, which rounds buffers such as rotary frequencies to the
+    model's dtype, and every rank fuses the experts of all layers before it splits any. All ranks
+    load together, and add modules of their own, such as adapters, afterwards. Nothing happens below
+    stage 3.
+    """
+    if settings.get("zero_optimization", {}).get("stage", 0) != 3:
+        yield
+        return
+    import deepspeed
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    zero = deepspeed.zero.Init(module=torch.nn.Module(), config_dict_or_path=settings)
+
+    def split(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
+        if parameter is None or parameter.is_meta or hasattr(parameter, "ds_id"):
+            return
+        # Rank 0's values are broadcast; written into a mapped file they would stay in memory.
+        parameter.data = parameter.data.to(zero.local_device, copy=True)
+        zero._convert_to_zero_parameters([parameter])
+
+    before = os.environ.get(_SEQUENTIAL)
+    os.environ[_SEQUENTIAL] = "1"
+    handle = register_module_parameter_registration_hook(split)
+    try:
+        yield
+    finally:
+        handle.remove()
+        os.environ.pop(_SEQUENTIAL) if before is None else os.environ.update({_SEQUENTIAL: before})
+
+
+def own_share(tensor: Any) -> tuple[torch.Tensor, int, int]:
+    """Of a parameter: what this rank holds of it, flat; where that begins; ranks that share it."""
+    if not hasattr(tensor, "ds_tensor"):
+        return tensor.detach().reshape(-1), 0, 1
+    part, group = tensor.ds_tensor, tensor.ds_process_group
+    begin = part.numel() * torch.distributed.get_rank(group)
+    # The last partitions are padded.
+    return (
+        part.detach()[: max(0, tensor.ds_numel - begin)],
+        begin,
+        torch.distributed.get_world_size(group),
+    )
 
 
 class Engine:
@@ -101,6 +151,10 @@ class Engine:
     def __init__(self, model: torch.nn.Module, settings: dict[str, Any], train: Train) -> None:
         import deepspeed
 
+        # DeepSpeed leaves the buffers of a model that is split already where they are.
+        device = deepspeed.accelerator.get_accelerator().current_device_name()
+        for buffer in model.buffers():
+            buffer.data = buffer.data.to(device)
         optimizer = torch.optim.AdamW(
             _parameter_groups(model, train.weight_decay), lr=train.lr, betas=train.betas
         )
@@ -166,14 +220,14 @@ class Engine:
 
 
 def consolidated_weights(checkpoints: Path, tag: str) -> dict[str, torch.Tensor]:
-    """The whole model's float32 weights by name, put together from the ranks' shards."""
+    """The whole model's float32 weights by their names in `SupervisedLM.lm`, from all shards."""
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it is talkative
         weights: dict[str, torch.Tensor] = get_fp32_state_dict_from_zero_checkpoint(
             str(checkpoints), tag=tag
         )
-    return weights
+    return {name.removeprefix(PREFIX): value for name, value in weights.items()}
 
 
 def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:

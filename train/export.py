@@ -49,7 +49,7 @@ def export(config: RunConfig, name: str | None = None) -> Path:
     )
     model = AutoModelForCausalLM.from_config(settings, dtype=dtype)
     missing, unexpected = model.load_state_dict(
-        {key: value.to(dtype) for key, value in weights.items()}, strict=False
+        {name: value.to(dtype) for name, value in weights.items()}, strict=False
     )
     tied = set(model.all_tied_weights_keys)
     if unexpected or set(missing) - tied:

@@ -10,21 +10,25 @@ import torch
 
 from sumzero.config import RunConfig
 from sumzero.errors import DataError
-from sumzero.kernels.packed_attention import choose_backend
+from sumzero.kernels.packed_attention import choose_backends
+from sumzero.kernels.segments import Backends
 from sumzero.loading import load_tokenizer
 from sumzero.log import logger, progress
 from sumzero.ranks import Ranks
 from sumzero.runfile import as_dict
 from sumzero.runfolder import RunFolder, write_json
 from sumzero.train import checkpoint, engine
+from sumzero.train.attest import attest
 from sumzero.train.batches import StepBatches, batches
 from sumzero.train.epoch import Epochs
 from sumzero.train.examples import check_prepared, store_file
-from sumzero.train.loss import summed_loss
-from sumzero.train.model import check_context, hidden_size, load_model, prove_packing
+from sumzero.train.heap import keep_freed_memory
+from sumzero.train.model import attention_facts, check_context, hidden_size, load_model
 from sumzero.train.packing import Plan
+from sumzero.train.proof import prove_packing
 from sumzero.train.schedule import learning_rate
 from sumzero.train.store import TokenStore
+from sumzero.train.supervised import SupervisedLM
 from sumzero.train.throughput import Throughput
 
 
@@ -57,22 +61,27 @@ def train(config: RunConfig, who: Ranks) -> None:
     dtype = getattr(torch, config.model.dtype)
 
     device = engine.start(who)
-    backend = choose_backend(device, dtype, config.model.attention)
+    head_size, softcap = attention_facts(path, config.model.revision)
+    backends = choose_backends(device, dtype, head_size, config.model.attention, softcap=softcap)
     torch.manual_seed(config.seed)
     with engine.zero3_loading(settings):
-        model = load_model(path, dtype, config.model.revision)
+        lm = load_model(path, dtype, config.model.revision)
+    attest(lm, path, config.model.revision, device)
     if config.train.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        lm.gradient_checkpointing_enable()
+    model = SupervisedLM(lm, backends, fused=config.model.fused_layers)
     trainer = engine.Engine(model, settings, config.train)
+    if device.type == "cpu":
+        keep_freed_memory()  # not before: loading makes copies that are not needed again
     shared = config.data.share_documents and store.num_branches > len(store)
-    difference = prove_packing(trainer.model, backend, len(tokenizer), shared=shared)
+    difference = prove_packing(trainer.model, lm, len(tokenizer), shared=shared)
     if resumed_from is not None:
         trainer.load(folder.checkpoints, resumed_from)
     if who.is_main:
         if config.data.validation:
             logger.warning("data.validation is prepared, but no validation loss is computed yet")
         folder.begin(config)
-        write_json(folder.environment, _environment(who, device, backend))
+        write_json(folder.environment, _environment(who, device, backends))
         plan = epochs.epoch(0).plan
         _write_plan(plan, epochs, folder)
         folder.events.write(
@@ -89,7 +98,7 @@ def train(config: RunConfig, who: Ranks) -> None:
             num_steps,
             who.world,
             device.type,
-            backend,
+            backends,
             f", resumed at step {start}" if start else "",
         )
 
@@ -110,7 +119,7 @@ def train(config: RunConfig, who: Ranks) -> None:
         bar.update(start)
         for step, work in feed:
             lr = learning_rate(step, num_steps, config.train)
-            loss_sum += train_step(trainer, work, backend, lr)
+            loss_sum += train_step(trainer, work, lr)
             weight += work.weight
             throughput.add(work.tokens)
             done = step + 1
@@ -133,11 +142,11 @@ def train(config: RunConfig, who: Ranks) -> None:
     trainer.close()
 
 
-def train_step(trainer: engine.Engine, work: StepBatches, backend: str, lr: float) -> torch.Tensor:
+def train_step(trainer: engine.Engine, work: StepBatches, lr: float) -> torch.Tensor:
     """One optimizer step; returns this rank's summed loss, on the device and unread."""
     total = torch.zeros((), device=next(trainer.model.parameters()).device)
     for batch in work.batches:
-        loss = summed_loss(trainer.model, batch, backend)
+        loss = trainer.model(batch)
         trainer.backward(loss, work.weight)
         trainer.step(lr)
         total += loss.detach()
@@ -204,7 +213,7 @@ def _write_plan(plan: Plan, epochs: Epochs, folder: RunFolder) -> None:
     )
 
 
-def _environment(who: Ranks, device: torch.device, backend: str) -> dict[str, Any]:
+def _environment(who: Ranks, device: torch.device, backends: Backends) -> dict[str, Any]:
     packages = ("torch", "deepspeed", "transformers", "tokenizers", "datasets", "sumzero")
     return {
         "python": sys.version.split()[0],
@@ -212,6 +221,6 @@ def _environment(who: Ranks, device: torch.device, backend: str) -> dict[str, An
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "ranks": who.world,
         "threads": torch.get_num_threads(),
-        "attention": backend,
+        "attention": vars(backends),
         "packages": {name: metadata.version(name) for name in packages},
     }

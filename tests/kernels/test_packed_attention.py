@@ -5,91 +5,107 @@ from hypothesis import strategies as st
 
 from sumzero.errors import ConfigError
 from sumzero.kernels import reference
-from sumzero.kernels.packed_attention import (
-    Segments,
-    choose_backend,
-    gathered_keys,
-    packed_attention,
-)
+from sumzero.kernels.packed_attention import choose_backends, packed_attention
+from sumzero.kernels.segments import Backends, Segments
 
-HEADS, KEY_HEADS, SIZE = 4, 2, 16
-CASES = {  # lengths, prefix_of
-    "one": ([61], [-1]),
-    "length one": ([1, 1, 1], [-1, -1, -1]),
-    "odd": ([3, 17, 1, 40, 5], [-1] * 5),
-    "equal": ([8, 8, 8], [-1] * 3),
-    "a family of unequal branches": ([13, 4, 9, 1], [-1, 0, 0, 0]),
-    "a lone branch": ([13, 4], [-1, 0]),
-    "prefix and branches of length one": ([1, 1, 1], [-1, 0, 0]),
-    "families among documents": ([5, 9, 3, 2, 7, 4, 6, 8], [-1, -1, 1, 1, -1, -1, 5, 5]),
-    "branches too long for one call": ([30, 200, 100, 20], [-1, 0, 0, 0]),
-    "many branches": ([24] + [30] * 32, [-1] + [0] * 32),
-    "a prefix apart from its branch": ([7, 5, 3], [-1, -1, 0]),
+SDPA = Backends("sdpa", "sdpa")
+CASES = {  # lengths, prefix_of, queries (None: all)
+    "one": ([61], None, None),
+    "length one": ([1, 1, 1], None, None),
+    "an empty bin": ([1], None, [0]),
+    "odd": ([3, 17, 1, 40, 5], None, None),
+    "odd, few queries": ([3, 17, 1, 40, 5], None, [0, 4, 1, 13, 0]),
+    "equal": ([8, 8, 8], None, None),
+    "longer than a tile": ([300, 140], None, None),
+    "longer than a tile, few queries": ([300, 140], None, [150, 3]),
+    "a family of unequal branches": ([13, 4, 9, 1], [-1, 0, 0, 0], None),
+    "a family, few queries": ([13, 4, 9, 1], [-1, 0, 0, 0], [1, 0, 5, 1]),
+    "a family, no queries of the prefix": ([13, 4, 9, 1], [-1, 0, 0, 0], [0, 4, 2, 1]),
+    "a lone branch": ([13, 4], [-1, 0], None),
+    "prefix and branches of length one": ([1, 1, 1], [-1, 0, 0], None),
+    "families among documents": ([5, 9, 3, 2, 7, 4, 6, 8], [-1, -1, 1, 1, -1, -1, 5, 5], None),
+    "branches longer than a tile": ([30, 200, 100, 20], [-1, 0, 0, 0], None),
+    "many branches": ([24] + [30] * 32, [-1] + [0] * 32, None),
+    "a prefix apart from its branch": ([7, 5, 3], [-1, -1, 0], None),
 }
+EVERY_CASE = pytest.mark.parametrize(("lengths", "prefix_of", "queries"), CASES.values(), ids=CASES)
 
 
-def _inputs(lengths, dtype, size=SIZE, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    tokens = sum(lengths)
-    # A wider tensor, sliced: what a fused projection hands over is not contiguous.
-    wide = torch.randn(
-        tokens, HEADS + 2 * KEY_HEADS, size + 3, generator=generator, dtype=torch.float64
-    )
-    q, k, v = wide[..., :size].split([HEADS, KEY_HEADS, KEY_HEADS], dim=1)
-    return [x.to(dtype).requires_grad_() for x in (q, k, v)]
+def _both(lengths, prefix_of, queries, backends=SDPA, device="cpu", **options):
+    """The reference and a back end, as functions of q, k and v."""
+    segments = Segments.of(lengths, device, backends, prefix_of, queries)
+
+    def packed(q, k, v):
+        on_device = (x.to(device) for x in (q, k, v))
+        return packed_attention(*on_device, segments, **options).to(q.device)
+
+    def plain(q, k, v):
+        return reference.packed_attention(
+            *(q, k, v, lengths), prefix_of=prefix_of, queries=queries, **options
+        )
+
+    return plain, packed
 
 
-def _run(attend, inputs):
-    out = attend(*inputs)
-    gradient = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
-    return [out, *torch.autograd.grad(out, inputs, gradient)]
-
-
-def _both(lengths, prefix_of, window=None, scale=SIZE**-0.5):
-    """The reference and the sdpa back end, as functions of q, k and v."""
-    segments = Segments.of(lengths, "cpu", "sdpa", prefix_of)
-    return (
-        lambda q, k, v: reference.packed_attention(
-            *(q, k, v, lengths), scale=scale, window=window, prefix_of=prefix_of
-        ),
-        lambda q, k, v: packed_attention(q, k, v, segments, scale=scale, window=window),
-    )
-
-
-def _assert_error_is_at_most_that_of_plain_attention(plain, packed, inputs):
-    exact = _run(plain, [x.detach().double().requires_grad_() for x in inputs])
-    low = _run(plain, inputs)
-    found = _run(packed, inputs)
-    # A gradient that is exactly 0 (a segment of length 1) may still carry one rounding.
-    floor = torch.finfo(inputs[0].dtype).eps * max(float(x.detach().abs().max()) for x in exact)
-    for name, factor, want, ordinary, got in zip(
-        ("out", "dq", "dk", "dv"), (2, 3, 3, 3), exact, low, found, strict=True
-    ):
-        bound = factor * (ordinary.double() - want).abs().max() + floor
-        assert (got.double() - want).abs().max() <= bound, name
+def _num_queries(lengths, queries):
+    return sum(lengths if queries is None else queries)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("softcap", [None, 1.5])
 @pytest.mark.parametrize("window", [None, 6])
-@pytest.mark.parametrize(("lengths", "prefix_of"), CASES.values(), ids=CASES)
+@EVERY_CASE
 def test_error_is_at_most_that_of_plain_attention_in_the_same_precision(
-    lengths, prefix_of, window, dtype
+    lengths, prefix_of, queries, window, softcap, dtype, bounded, inputs
 ):
-    plain, packed = _both(lengths, prefix_of, window)
-    _assert_error_is_at_most_that_of_plain_attention(plain, packed, _inputs(lengths, dtype))
+    plain, packed = _both(lengths, prefix_of, queries, scale=0.25, window=window, softcap=softcap)
+    bounded(plain, packed, inputs(_num_queries(lengths, queries), sum(lengths), dtype))
 
 
-def _assert_equals_the_reference(lengths, prefix_of, window, seed=0):
-    plain, packed = _both(lengths, prefix_of, window, scale=0.3)
-    inputs = _inputs(lengths, torch.float64, seed=seed)
-    for want, found in zip(_run(plain, inputs), _run(packed, inputs), strict=True):
+@pytest.mark.parametrize("size", [64, 80, 128, 256])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_any_head_size(size, dtype, bounded, inputs):
+    lengths, prefix_of, queries = CASES["a family, few queries"]
+    plain, packed = _both(lengths, prefix_of, queries, scale=size**-0.5)
+    bounded(plain, packed, inputs(sum(queries), sum(lengths), dtype, size=size))
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("window", "softcap"), [(None, None), (6, 1.5)])
+@EVERY_CASE
+def test_output_of_flex_on_cpu(
+    lengths, prefix_of, queries, window, softcap, dtype, bounded, inputs
+):
+    torch._dynamo.reset()  # uncompiled, each mask counts towards a limit of versions
+    plain, packed = _both(
+        *(lengths, prefix_of, queries, Backends("flex", "flex")),
+        scale=0.25,
+        window=window,
+        softcap=softcap,
+    )
+    tensors = inputs(_num_queries(lengths, queries), sum(lengths), dtype)
+    bounded(plain, packed, tensors, gradients=False)
+
+
+def _assert_equals_the_reference(
+    lengths, prefix_of, queries, gradients, inputs, *, seed=0, **options
+):
+    plain, packed = _both(lengths, prefix_of, queries, scale=0.3, **options)
+    tensors = inputs(_num_queries(lengths, queries), sum(lengths), torch.float64, seed=seed)
+    for want, found in zip(gradients(plain, tensors), gradients(packed, tensors), strict=True):
         torch.testing.assert_close(found, want, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("softcap", [None, 1.5])
 @pytest.mark.parametrize("window", [None, 1, 6])
-@pytest.mark.parametrize(("lengths", "prefix_of"), CASES.values(), ids=CASES)
-def test_equals_the_reference_in_float64(lengths, prefix_of, window):
-    _assert_equals_the_reference(lengths, prefix_of, window)
+@EVERY_CASE
+def test_equals_the_reference_in_float64(
+    lengths, prefix_of, queries, window, softcap, gradients, inputs
+):
+    _assert_equals_the_reference(
+        lengths, prefix_of, queries, gradients, inputs, window=window, softcap=softcap
+    )
 
 
 LENGTHS = st.integers(1, 20)
@@ -104,59 +120,34 @@ def _laid_out(families):
     return lengths, prefix_of
 
 
-@given(FAMILIES, st.none() | st.integers(1, 30), st.integers(0, 9))
-def test_any_families_equal_the_reference(families, window, seed):
-    _assert_equals_the_reference(*_laid_out(families), window, seed)
+@given(FAMILIES, st.none() | st.integers(1, 30), st.integers(0, 9), st.data())
+def test_any_queries_of_any_families_equal_the_reference(
+    gradients, inputs, families, window, seed, data
+):
+    lengths, prefix_of = _laid_out(families)
+    queries = [data.draw(st.integers(0, length)) for length in lengths]
+    _assert_equals_the_reference(
+        lengths, prefix_of, queries, gradients, inputs, window=window, seed=seed
+    )
 
 
 @given(FAMILIES, st.none() | st.integers(1, 30))
-def test_a_branch_equals_its_prefix_and_itself_as_one_document(families, window):
+def test_a_branch_equals_its_prefix_and_itself_as_one_document(inputs, families, window):
     lengths, prefix_of = _laid_out(families)
-    inputs = [x.detach() for x in _inputs(lengths, torch.float64)]
-    _, packed = _both(lengths, prefix_of, window)
-    shared = packed(*inputs).split(lengths)
-    pieces = [x.split(lengths) for x in inputs]
+    tensors = [x.detach() for x in inputs(sum(lengths), sum(lengths), torch.float64)]
+    _, packed = _both(lengths, prefix_of, None, scale=0.25, window=window)
+    shared = packed(*tensors).split(lengths)
+    pieces = [x.split(lengths) for x in tensors]
     for branch, prefix in enumerate(prefix_of):
         seen = [branch] if prefix < 0 else [prefix, branch]
         alone = reference.packed_attention(
             *(torch.cat([piece[segment] for segment in seen]) for piece in pieces),
             [sum(lengths[segment] for segment in seen)],
-            scale=SIZE**-0.5,
+            scale=0.25,
             window=window,
         )
         want = alone[-lengths[branch] :]
         torch.testing.assert_close(shared[branch], want, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("window", [None, 6])
-@given(FAMILIES.map(_laid_out))
-def test_keys_gathered_for_flash_are_those_of_the_reference(window, layout):
-    """Flash itself needs CUDA: causal attention aligned at the end, over the keys it is handed."""
-    lengths, prefix_of = layout
-    q, k, v = (x.detach() for x in _inputs(lengths, torch.float64))
-    segments = Segments.of(lengths, "cpu", "flash", prefix_of)
-    index = torch.arange(sum(lengths)) if segments.key_index is None else segments.key_index
-    assert segments.longest_keys == segments.key_offsets.diff().max()
-    found = []
-    for queries, keys in zip(
-        segments.offsets.unfold(0, 2, 1), segments.key_offsets.unfold(0, 2, 1), strict=True
-    ):
-        seen, own = index[keys[0] : keys[1]], q[queries[0] : queries[1]]
-        padded = torch.cat([own.new_zeros(len(seen) - len(own), HEADS, SIZE), own])
-        out = reference.packed_attention(
-            padded, k[seen], v[seen], [len(seen)], scale=0.3, window=window
-        )
-        found.append(out[-len(own) :])
-    want = reference.packed_attention(
-        q, k, v, lengths, scale=0.3, window=window, prefix_of=prefix_of
-    )
-    torch.testing.assert_close(torch.cat(found), want, rtol=1e-12, atol=1e-12)
-
-
-def test_keys_are_gathered_prefix_first():
-    index, lengths = gathered_keys([2, 3, 1, 2], [-1, 0, -1, 0])
-    assert lengths == [2, 5, 1, 4]
-    assert index.tolist() == [0, 1, 0, 1, 2, 3, 4, 5, 0, 1, 6, 7]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -166,14 +157,14 @@ def test_keys_are_gathered_prefix_first():
     [(0, [1, 2, 3, 4, 5]), (2, [0, 1, 3, 4, 5]), (3, [0, 1, 2, 4, 5]), (1, [0, 4, 5])],
     ids=["document", "branch", "its sibling", "prefix"],
 )
-def test_what_a_segment_does_not_see_changes_no_bit_of_it(changed, same, window, dtype):
+def test_what_a_segment_does_not_see_changes_no_bit_of_it(changed, same, window, dtype, inputs):
     lengths, prefix_of = [5, 9, 4, 6, 3, 2], [-1, -1, 1, 1, -1, -1]
-    inputs = [x.detach() for x in _inputs(lengths, dtype)]
-    _, packed = _both(lengths, prefix_of, window)
-    before = packed(*inputs).split(lengths)
-    for x in inputs:
+    tensors = [x.detach() for x in inputs(29, 29, dtype)]
+    _, packed = _both(lengths, prefix_of, None, scale=0.25, window=window)
+    before = packed(*tensors).split(lengths)
+    for x in tensors:
         x.split(lengths)[changed].fill_(100.0)
-    after = packed(*inputs).split(lengths)
+    after = packed(*tensors).split(lengths)
     for segment in same:
         assert torch.equal(before[segment], after[segment])
     assert not torch.equal(before[changed], after[changed])
@@ -181,54 +172,42 @@ def test_what_a_segment_does_not_see_changes_no_bit_of_it(changed, same, window,
         assert not torch.equal(before[2], after[2])
 
 
-def test_segments_must_cover_the_tokens():
-    inputs = _inputs([4, 4], torch.float32)
-    with pytest.raises(ValueError, match="cover 7 tokens, the batch has 8"):
-        packed_attention(*inputs, Segments.of([4, 3], "cpu", "sdpa"), scale=1.0)
-    with pytest.raises(ValueError, match="positive"):
-        Segments.of([4, 0], "cpu", "sdpa")
+@pytest.mark.parametrize("backend", ["flash", "varlen", "flex", "sdpa"])
+def test_no_query_at_all_gives_gradients_of_zero(backend, gradients, inputs):
+    _, packed = _both([5, 3], [-1, 0], [0, 0], Backends(backend, backend), scale=1.0)
+    tensors = inputs(0, 8, torch.bfloat16)
+    out, *found = gradients(packed, tensors)
+    assert out.shape == (0, 4, 16)
+    for gradient, x in zip(found, tensors, strict=True):
+        assert torch.equal(gradient, torch.zeros_like(x))
 
 
-@pytest.mark.parametrize(
-    ("prefix_of", "problem"),
-    [
-        ([-1, -1], "3 segments, but 2 entries"),
-        ([-1, 2, -1], "segment 1: its prefix 2 is no earlier segment"),
-        ([0, -1, -1], "segment 0: its prefix 0 is no earlier segment"),
-        ([-1, -2, -1], "segment 1: its prefix -2 is no earlier segment"),
-        ([-1, 0, 1], "segment 2: its prefix 1 has a prefix itself"),
-    ],
-)
-def test_a_prefix_must_be_an_earlier_segment_without_one(prefix_of, problem):
-    with pytest.raises(ValueError, match=problem):
-        Segments.of([4, 3, 2], "cpu", "sdpa", prefix_of)
-
-
-def test_a_back_end_that_cannot_run_is_refused_with_what_would():
-    cpu = torch.device("cpu")
-    assert choose_backend(cpu, torch.float32) == "sdpa"
-    with pytest.raises(ConfigError, match=r"runs on CUDA.*use auto or sdpa"):
-        choose_backend(cpu, torch.bfloat16, "flash")
-    with pytest.raises(ConfigError, match="float16 and bfloat16"):
-        choose_backend(torch.device("cuda"), torch.float32, "flash")
-    with pytest.raises(ConfigError, match="none of auto, flash, sdpa"):
-        choose_backend(cpu, torch.float32, "fast")
+def test_segments_must_cover_the_queries_and_tokens(inputs):
+    tensors = inputs(8, 8, torch.float32)
+    for lengths, queries in (([4, 3], None), ([4, 4], [4, 3])):
+        _, packed = _both(lengths, None, queries, scale=1.0)
+        with pytest.raises(ValueError, match=r"segments have 7 queries .* the batch 8 of 8"):
+            packed(*tensors)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("window", [None, 20])
-@pytest.mark.parametrize("backend", ["flash", "sdpa"])
-def test_error_on_a_gpu_is_at_most_that_of_plain_attention(backend, window):
-    if backend == "flash":
-        pytest.importorskip("flash_attn", reason="flash-attn is not installed")
-    lengths, prefix_of = [33, 1, 200, 64, 7], [-1, -1, -1, 2, 2]
-    plain, _ = _both(lengths, prefix_of, window, scale=0.125)
-    segments = Segments.of(lengths, "cuda", backend, prefix_of)
-
-    def packed(q, k, v):
-        on_gpu = (x.cuda() for x in (q, k, v))
-        return packed_attention(*on_gpu, segments, scale=0.125, window=window).cpu()
-
-    inputs = _inputs(lengths, torch.bfloat16, size=64)
-    _assert_error_is_at_most_that_of_plain_attention(plain, packed, inputs)
+@pytest.mark.parametrize("size", [64, 128, 256])
+@pytest.mark.parametrize(("window", "softcap"), [(None, None), (6, None), (None, 1.5)])
+@pytest.mark.parametrize("backend", ["flash", "varlen", "flex", "sdpa"])
+def test_error_on_a_gpu_is_at_most_that_of_plain_attention(
+    backend, window, softcap, size, bounded, inputs
+):
+    try:
+        backends = choose_backends(
+            torch.device("cuda"), torch.bfloat16, size, backend, softcap=softcap
+        )
+    except ConfigError as problem:
+        pytest.skip(str(problem))
+    for case in CASES.values():
+        plain, packed = _both(
+            *(*case, backends, "cuda"), scale=size**-0.5, window=window, softcap=softcap
+        )
+        lengths, _, queries = case
+        num_queries = _num_queries(lengths, queries)
+        bounded(plain, packed, inputs(num_queries, sum(lengths), torch.bfloat16, size=size))

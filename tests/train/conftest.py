@@ -116,15 +116,25 @@ def prepared(tokenizer, tmp_path_factory):
 
 def command(ranks, run_file, *overrides):
     """The arguments and environment that start a training on this machine."""
+    return rank_arguments(ranks, "--module", "sumzero.train", run_file, *overrides)
+
+
+def rank_arguments(ranks, *program):
+    """The same, of a program of ours with its arguments."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     arguments = [
         *(sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", str(ranks)),
         *("--master_addr", "127.0.0.1", "--master_port", str(port)),
-        *("--module", "sumzero.train", str(run_file), *overrides),
+        *(str(argument) for argument in program),
     ]
     return arguments, {**os.environ, "DS_ACCELERATOR": "cpu", "PYTHONWARNINGS": "ignore"}
+
+
+@pytest.fixture(scope="session")
+def rank_command():
+    return rank_arguments
 
 
 @pytest.fixture(scope="session")

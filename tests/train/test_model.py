@@ -1,81 +1,18 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.modeling_outputs import CausalLMOutput
+from transformers import FalconMambaConfig
 
-from sumzero.errors import ConfigError, DataError
+from sumzero.errors import DataError
 from sumzero.kernels.packed_attention import NAME
-from sumzero.train.model import check_context, load_model, prove_packing
+from sumzero.train.model import attention_facts, check_context, load_model
 
-SHAPE = {
-    "vocab_size": 300,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 128,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
+from .tiny_models import tiny_config, tiny_model
 
 
-def _save(folder, kind, **changes):
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(kind, **(SHAPE | changes))
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+def _saved(folder, kind):
+    tiny_model(kind).save_pretrained(folder)
     return str(folder)
-
-
-@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3", "gemma", "phi3"])
-def test_the_layout_changes_nothing_on_the_usual_models(tmp_path, kind):
-    model = load_model(_save(tmp_path, kind), torch.float32)
-    assert prove_packing(model, "sdpa", 300, shared=False) < 1e-5
-    assert prove_packing(model, "sdpa", 300, shared=True) < 1e-5
-
-
-def test_a_sliding_window_is_kept_to_its_document_and_prefix(tmp_path):
-    model = load_model(_save(tmp_path, "mistral", sliding_window=4), torch.float32)
-    assert prove_packing(model, "sdpa", 300, shared=True) < 1e-5
-
-
-class RunningMean(torch.nn.Module):
-    """Recurrent: its state begins anew with each segment, whatever the segment's prefix is."""
-
-    def __init__(self):
-        super().__init__()
-        self.embed = torch.nn.Embedding(300, 16)
-
-    def forward(self, input_ids, segments, logits_to_keep, **options):
-        states = [
-            piece.cumsum(0) / torch.arange(1, len(piece) + 1)[:, None]
-            for piece in self.embed(input_ids[0]).split(segments.lengths)
-        ]
-        logits = torch.cat(states)[logits_to_keep] @ self.embed.weight.T
-        return CausalLMOutput(logits=logits[None])
-
-
-def test_a_model_that_can_be_packed_but_cannot_share_is_told_the_setting():
-    torch.manual_seed(0)
-    assert prove_packing(RunningMean(), "sdpa", 300, shared=False) < 1e-5
-    with pytest.raises(DataError, match=r"for several targets: .*data\.share_documents = false"):
-        prove_packing(RunningMean(), "sdpa", 300, shared=True)
-
-
-@pytest.mark.parametrize("kind", ["mamba", "falcon_mamba"])
-def test_a_model_that_leaks_between_documents_is_refused(tmp_path, kind):
-    folder = _save(tmp_path, kind, state_size=8, expand=2)
-    with pytest.raises(DataError, match=r"cannot be (trained on packed sequences|loaded)"):
-        prove_packing(load_model(folder, torch.float32), "sdpa", 300, shared=True)
-
-
-def test_softcapped_attention_is_refused_until_it_is_there(tmp_path):
-    model = load_model(_save(tmp_path, "gemma2"), torch.float32)
-    with pytest.raises(ConfigError, match="packed attention has no softcap"):
-        prove_packing(model, "sdpa", 300, shared=True)
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path):
@@ -84,7 +21,7 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path):
 
 
 def test_a_missing_weight_is_refused(tmp_path):
-    folder = _save(tmp_path, "llama")
+    folder = _saved(tmp_path, "llama")
     file = tmp_path / "model.safetensors"
     weights = load_file(file)
     del weights["model.layers.1.mlp.up_proj.weight"]
@@ -94,12 +31,26 @@ def test_a_missing_weight_is_refused(tmp_path):
 
 
 def test_more_positions_than_the_model_has_are_refused(tmp_path):
-    folder = _save(tmp_path, "llama")
-    check_context(folder, 128)
-    with pytest.raises(DataError, match=r"data\.max_length = 129: .* has 128 positions"):
-        check_context(folder, 129)
+    folder = _saved(tmp_path, "llama")
+    check_context(folder, 256)
+    with pytest.raises(DataError, match=r"data\.max_length = 257: .* has 256 positions"):
+        check_context(folder, 257)
 
 
 def test_the_model_runs_our_attention(tmp_path):
-    model = load_model(_save(tmp_path, "qwen3"), torch.float32)
+    model = load_model(_saved(tmp_path, "qwen3"), torch.float32)
     assert model.config._attn_implementation == NAME
+
+
+def test_a_model_without_attention_is_refused(tmp_path):
+    FalconMambaConfig().save_pretrained(tmp_path)
+    with pytest.raises(DataError, match="falcon_mamba has no attention"):
+        attention_facts(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("kind", "want"), [("qwen3", (8, None)), ("phi", (8, None)), ("gemma2", (8, 5.0))]
+)
+def test_heads_and_caps_are_read_from_the_configuration(tmp_path, kind, want):
+    tiny_config(kind).save_pretrained(tmp_path)
+    assert attention_facts(str(tmp_path)) == want

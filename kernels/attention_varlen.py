@@ -1,0 +1,74 @@
+"""Attention over segments by torch's own `torch.nn.attention.varlen`, which needs nothing else.
+
+One launch a layer; CUDA, float16 or bfloat16, head sizes up to 256 in steps of 8, windows; no logit
+soft-capping. Its kernel is flash-attn 2, so causal masks are aligned at the end and segments may
+have no queries. Memory is linear in the keys; shared prefixes are copied, see `ragged`.
+
+Cost: sum of u * (p + l - u / 2) over the segments: u queries, length l, a prefix of length p.
+"""
+
+from inspect import signature
+
+import torch
+
+from sumzero.errors import ConfigError
+from sumzero.kernels.ragged import ragged
+from sumzero.kernels.segments import Segments
+
+
+def attend(
+    q_UHD: torch.Tensor,
+    k_TKD: torch.Tensor,
+    v_TKD: torch.Tensor,
+    segments: Segments,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+) -> torch.Tensor:
+    """`packed_attention` on torch's varlen attention: (U, H, D).
+
+    Raises ConfigError where the model caps its scores.
+    """
+    from torch.nn.attention.varlen import varlen_attn
+
+    if softcap is not None:
+        raise ConfigError(
+            "model.attention: varlen has no logit soft-capping, which the model needs; "
+            "use flash, flex or sdpa"
+        )
+    keys = segments.of_window(None, ragged)
+    out_UHD = varlen_attn(
+        q_UHD,
+        keys.gather(k_TKD),
+        keys.gather(v_TKD),
+        keys.query_offsets,
+        keys.key_offsets,
+        keys.longest_queries,
+        keys.longest_keys,
+        scale=scale,
+        window_size=(-1 if window is None else window - 1, 0),  # (-1, 0) is plainly causal
+        enable_gqa=q_UHD.shape[1] != k_TKD.shape[1],
+    )
+    assert isinstance(out_UHD, torch.Tensor)  # a pair only where more is asked for
+    return out_UHD
+
+
+def refusal(
+    capability: tuple[int, int] | None, dtype: torch.dtype, head_size: int, softcap: float | None
+) -> str:
+    """Why it cannot be used on a GPU of that compute capability (None: no GPU), or ""."""
+    if capability is None:
+        return "it runs on CUDA"
+    if capability < (8, 0):
+        return f"it needs compute capability 8.0, the GPU has {capability[0]}.{capability[1]}"
+    if dtype not in (torch.float16, torch.bfloat16):
+        return f"it takes float16 and bfloat16, the model is {dtype}".replace("torch.", "")
+    if head_size > 256 or head_size % 8:
+        return f"it takes heads of up to 256 in steps of 8, the model's are {head_size}"
+    if softcap is not None:
+        return "it has no logit soft-capping, which the model needs"
+    from torch.nn.attention.varlen import varlen_attn
+
+    if not {"window_size", "enable_gqa"} <= set(signature(varlen_attn).parameters):
+        return f"torch {torch.__version__} has no windows or grouped queries in it; a newer one has"
+    return ""
