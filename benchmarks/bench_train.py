@@ -11,6 +11,7 @@ import argparse
 import math
 import statistics
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 from harness import Results, device, main
@@ -115,6 +116,10 @@ def _on_cuda(name: str, shape: Shape, results: Results) -> None:
                 about += ", recomputed" if recompute else ""
                 ours = runs.run(work, system="sumzero", recompute=recompute)
                 for peer, job in CUDA_PEERS.items():
+                    if job["liger"] and find_spec("liger_kernel") is None:
+                        why = "not measured: liger-kernel is not installed (make peers)"
+                        results.add(f"{about}: tokens/s", None, why, peer=peer)
+                        continue
                     theirs = runs.run(work, **job, recompute=recompute)
                     goal = CUDA_GOALS.get((work, name)) if peer == "TRL" else None
                     _compare(about, runs, work, ours, (peer, theirs), goal, results)

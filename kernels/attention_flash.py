@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from sumzero.kernels.ragged import ragged
+from sumzero.kernels.ragged import ragged, ragged_refusal
 from sumzero.kernels.segments import Segments
 
 
@@ -49,14 +49,9 @@ def refusal(
     capability: tuple[int, int] | None, dtype: torch.dtype, head_size: int, softcap: float | None
 ) -> str:
     """Why it cannot be used on a GPU of that compute capability (None: no GPU), or ""."""
-    if capability is None:
-        return "it runs on CUDA"
-    if capability < (8, 0):
-        return f"it needs compute capability 8.0, the GPU has {capability[0]}.{capability[1]}"
-    if dtype not in (torch.float16, torch.bfloat16):
-        return f"it takes float16 and bfloat16, the model is {dtype}".replace("torch.", "")
-    if head_size > 256 or head_size % 8:
-        return f"it takes heads of up to 256 in steps of 8, the model's are {head_size}"
+    problem = ragged_refusal(capability, dtype, head_size)
+    if problem or capability is None:
+        return problem
     if find_spec("flash_attn_interface") is None and find_spec("flash_attn_2_cuda") is None:
         return "flash-attn is not installed (pip install 'sumzero[flash]')"
     try:

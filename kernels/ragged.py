@@ -73,6 +73,19 @@ def ragged(segments: Segments, _: int | None = None) -> Ragged:
     )
 
 
+def ragged_refusal(capability: tuple[int, int] | None, dtype: torch.dtype, head_size: int) -> str:
+    """Why no kernel of variable lengths runs on a GPU of that compute capability, or ""."""
+    if capability is None:
+        return "it runs on CUDA"
+    if capability < (8, 0):
+        return f"it needs compute capability 8.0, the GPU has {capability[0]}.{capability[1]}"
+    if dtype not in (torch.float16, torch.bfloat16):
+        return f"it takes float16 and bfloat16, the model is {dtype}".replace("torch.", "")
+    if head_size > 256 or head_size % 8:
+        return f"it takes heads of up to 256 in steps of 8, the model's are {head_size}"
+    return ""
+
+
 def _keys_of(segments: Segments, segment: int) -> NDArray[np.int64]:
     seen = [segments.prefix_of[segment], segment] if segments.prefix_of[segment] >= 0 else [segment]
     starts, lengths = segments.starts, segments.lengths
