@@ -2,10 +2,10 @@
 
 A tensor's checksum is the sum of (2i + 1)^3 bits(i) modulo 2^64, over its elements i in row-major
 order and their bit patterns in the model's dtype. Each rank sums its own partition at the elements'
-places in the whole, and a share of the slices of the files; one all-reduce of three integers a tensor
-puts the sums together. Nothing is gathered, and a slice, or one parameter where transformers fuses
-several tensors into it, is all that is held at a time. Cost: one pass over a rank's partition and
-its share of the files.
+places in the whole, and a share of the slices of the files; one all-reduce of three integers a
+tensor puts the sums together. Nothing is gathered, and a slice, or one parameter where transformers
+fuses several tensors into it, is all that is held at a time. Cost: one pass over a rank's partition
+and its share of the files.
 
 Why cubes of odd numbers. One changed element changes the sum by an odd number times a difference
 that is not 0, so not by a multiple of 2^64. Two that change places change it by (x - y) times
