@@ -10,12 +10,16 @@ DeepSpeed, given none, warns and starts from zero.
 import os
 import re
 import shutil
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 
+from sumzero.config import Train
 from sumzero.errors import RunError
+from sumzero.ranks import Ranks
 from sumzero.runfolder import read_json, write_json
 from sumzero.train.engine import Engine
 
@@ -23,12 +27,39 @@ _STATE = "sumzero.json"
 _KEPT = 2
 
 
-def save(engine: Engine, folder: Path, step: int, state: dict[str, Any], *, main: bool) -> Path:
+@dataclass(frozen=True)
+class Resume:
+    name: str
+    state: dict[str, Any]
+    universal: bool = False
+
+
+def name_of(step: int) -> str:
+    return f"step-{step:06d}"
+
+
+def point_best(folder: Path, name: str) -> None:
+    _point(folder / "best", name)
+
+
+def find(folder: Path, expected: dict[str, Any], who: Ranks) -> Resume | None:
+    name = newest(folder)
+    if name is None:
+        return None
+    state = read_state(folder, name)
+    check_resumable(state, expected, folder / name)
+    return Resume(name, state)
+
+
+def save(
+    engine: Engine, folder: Path, step: int, state: dict[str, Any], *, main: bool, train: Train
+) -> float:
     """Saves as step-N and points `latest` to it; all ranks call it together.
 
     `state` is written by rank 0 as JSON. Older checkpoints than the last two are removed.
     """
-    name = f"step-{step:06d}"
+    begun = time.monotonic()
+    name = name_of(step)
     partial = folder / f"{name}.partial"
     if main:
         shutil.rmtree(partial, ignore_errors=True)
@@ -47,7 +78,7 @@ def save(engine: Engine, folder: Path, step: int, state: dict[str, Any], *, main
         for old in whole(folder)[:-_KEPT]:
             shutil.rmtree(folder / old)
     dist.barrier()
-    return folder / name
+    return time.monotonic() - begun
 
 
 def whole(folder: Path) -> list[str]:

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +65,11 @@ def deepspeed_settings(model: Model, train: Train, num_micro_steps: int) -> dict
     }
 
 
-def start(who: Ranks) -> torch.device:
+def start(who: Ranks, stall_minutes: float = 30.0) -> torch.device:
     """Joins the process group and returns this rank's device.
 
-    Without a launcher (no MASTER_ADDR) a lone process forms a group of its own.
+    Without a launcher (no MASTER_ADDR) a lone process forms a group of its own. A collective fails
+    after twice `stall_minutes`, and not before half an hour: `StallWatch` has better words for it.
     """
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -91,7 +93,11 @@ def start(who: Ranks) -> torch.device:
     if torch.cuda.is_available():
         device = torch.device("cuda", who.local_rank)
         torch.cuda.set_device(device)
-    deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", verbose=False)
+    deepspeed.init_distributed(
+        "nccl" if device.type == "cuda" else "gloo",
+        verbose=False,
+        timeout=timedelta(minutes=max(30.0, 2 * stall_minutes)),
+    )
     return device
 
 
@@ -162,6 +168,7 @@ class Engine:
             model=model, optimizer=optimizer, config=settings
         )
         self.module: torch.nn.Module = self._engine.module
+        self.device = torch.device(device)
         self._world = torch.distributed.get_world_size()
 
     @property
@@ -173,11 +180,13 @@ class Engine:
     def backward(self, summed_loss: torch.Tensor, step_weight: int) -> None:
         """Adds a micro-batch's gradient: that of its summed loss over the step's global weight.
 
-        ZeRO averages gradients over ranks, hence the factor; accumulation must not divide again.
+        ZeRO averages gradients over ranks, hence the factor; accumulation must not divide again. A
+        loss that is not finite can have a finite gradient: it is made NaN, so that ZeRO skips the
+        step.
         """
-        self._engine.backward(
-            summed_loss * (self._world / max(1, step_weight)), scale_wrt_gas=False
-        )
+        factor = torch.where(summed_loss.detach().isfinite(), 1.0, torch.nan)
+        factor = factor * (self._world / max(1, step_weight))
+        self._engine.backward(summed_loss * factor, scale_wrt_gas=False)
 
     def step(self, lr: float) -> None:
         """Ends a micro-step; on the last one of a step, clips and updates the parameters."""
@@ -195,10 +204,11 @@ class Engine:
         """Steps that ZeRO left out because a gradient was not finite."""
         return int(self._engine.skipped_steps)
 
-    def total(self, value: torch.Tensor) -> torch.Tensor:
-        """The sum of a small tensor over all ranks, on each of them."""
-        torch.distributed.all_reduce(value)
-        return value
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        """A small tensor of every rank, stacked, on each of them: (n) -> (ranks, n)."""
+        gathered = [torch.empty_like(values) for _ in range(self._world)]
+        torch.distributed.all_gather(gathered, values)
+        return torch.stack(gathered)
 
     def save(self, folder: Path, tag: str, state: dict[str, Any]) -> None:
         """Every rank writes its shard to `folder`/`tag`; all ranks call it together."""

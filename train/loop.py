@@ -1,150 +1,170 @@
-"""The training loop, top to bottom: load, prove, resume, step, log, save."""
+"""The training loop, top to bottom: prepare, assemble, resume; then step, log, evaluate, save."""
 
-import math
-import platform
-import sys
-from importlib import metadata
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 
-from sumzero.config import RunConfig
-from sumzero.errors import DataError
-from sumzero.kernels.packed_attention import choose_backends
-from sumzero.kernels.segments import Backends
-from sumzero.loading import load_tokenizer
-from sumzero.log import logger, progress
+from sumzero.config import RunConfig, Train
+from sumzero.errors import RankLost
+from sumzero.log import logger
 from sumzero.ranks import Ranks
 from sumzero.runfile import as_dict
-from sumzero.runfolder import RunFolder, write_json
-from sumzero.train import checkpoint, engine
-from sumzero.train.attest import attest
+from sumzero.runfolder import RunFolder, alone, write_json
+from sumzero.train import checkpoint, engine, journal
+from sumzero.train.assemble import Assembled, assemble, check_ranks, environment, make_epochs
 from sumzero.train.batches import StepBatches, batches
 from sumzero.train.epoch import Epochs
+from sumzero.train.evaluation import Evaluation
 from sumzero.train.examples import check_prepared, store_file
-from sumzero.train.heap import keep_freed_memory
-from sumzero.train.model import attention_facts, check_context, hidden_size, load_model
-from sumzero.train.packing import Plan
-from sumzero.train.proof import prove_packing
+from sumzero.train.losses import Losses
+from sumzero.train.model import hidden_size
+from sumzero.train.preempt import Asked, Preemption
+from sumzero.train.run import Run
 from sumzero.train.schedule import learning_rate
+from sumzero.train.standing import Standing
 from sumzero.train.store import TokenStore
-from sumzero.train.supervised import SupervisedLM
-from sumzero.train.throughput import Throughput
+from sumzero.train.watch import StallWatch
+
+_LOCK_LEASE = 100.0  # seconds, after which a file server forgets the lock of a dead machine
 
 
-def train(config: RunConfig, who: Ranks) -> None:
+def train(config: RunConfig, who: Ranks) -> bool:
     """Fine-tunes to the last step, from the newest checkpoint where there is one.
 
-    Every rank of the launch calls it. Raises a SumZeroError where data, settings or machine do not
-    allow it, before anything is overwritten.
+    Every rank of the launch calls it. Returns whether the run is finished; one that was preempted
+    is saved, and not finished. Raises a SumZeroError where data, settings or machine do not allow
+    it, before anything is overwritten, and RankLost where another rank has died.
     """
+    begun = time.monotonic()
     folder = RunFolder.of(config)
+    data = check_prepared(config, folder)
+    check_ranks(config, who)
+    journal.check_available(config)
     path = folder.model_path(config)
     store = TokenStore(store_file(folder, "train"))
     epochs = make_epochs(store, config, hidden_size(path, config.model.revision))
-    num_steps = epochs.num_steps
-    expected = _identity(config, check_prepared(config, folder), epochs, who)
-    resumed_from = checkpoint.newest(folder.checkpoints)
-    start = 0
-    if resumed_from is not None:
-        state = checkpoint.read_state(folder.checkpoints, resumed_from)
-        checkpoint.check_resumable(state, expected, folder.checkpoints / resumed_from)
-        start = state["step"]
-        if start >= num_steps:
-            logger.info("trained already: %s", folder.checkpoints / resumed_from)
-            return
+    identity = _identity(config, data, epochs, who)
+    lock = alone(folder.root, "training", _LOCK_LEASE) if who.is_main else nullcontext()
+    with Preemption(config.train, who, begun) as preemption, lock:
+        device = engine.start(who, config.train.stall_minutes)
+        preemption.connect()
+        with StallWatch(who, 60 * config.train.stall_minutes, _tell_of_stall(folder)) as watch:
+            try:
+                run = _begin(config, who, folder, epochs, identity, device, preemption, watch)
+                if run is None:
+                    return True
+                finished = _steps(run)
+            except RuntimeError as error:
+                if "by peer" in str(error) and (lost := watch.lost_rank()):  # gloo's words
+                    raise RankLost(lost) from None
+                raise
+            run.journal.close()
+            run.trainer.close()
+    return finished
+
+
+def _begin(
+    config: RunConfig,
+    who: Ranks,
+    folder: RunFolder,
+    epochs: Epochs,
+    identity: dict[str, Any],
+    device: torch.device,
+    preemption: Preemption,
+    watch: StallWatch,
+) -> Run | None:
+    """Resumes where there is a checkpoint, assembles the rest; None where the run is finished."""
+    resume = checkpoint.find(folder.checkpoints, identity, who)
+    standing = Standing.of(resume.state) if resume else Standing()
+    if resume and is_finished(standing, epochs.num_steps, config.train):
+        logger.info("trained already: %s", folder.checkpoints / resume.name)
+        return None
+    watch.at(standing.step, "loading")
     settings = engine.deepspeed_settings(
         config.model, config.train, epochs.num_micro_steps(who.world)
     )
-    tokenizer = load_tokenizer(path, config.model.revision)
-    check_context(path, config.data.max_length, config.model.revision)
-    dtype = getattr(torch, config.model.dtype)
-
-    device = engine.start(who)
-    head_size, softcap = attention_facts(path, config.model.revision)
-    backends = choose_backends(device, dtype, head_size, config.model.attention, softcap=softcap)
-    torch.manual_seed(config.seed)
-    with engine.zero3_loading(settings):
-        lm = load_model(path, dtype, config.model.revision)
-    attest(lm, path, config.model.revision, device)
-    if config.train.gradient_checkpointing:
-        lm.gradient_checkpointing_enable()
-    model = SupervisedLM(lm, backends, fused=config.model.fused_layers)
-    trainer = engine.Engine(model, settings, config.train)
-    if device.type == "cpu":
-        keep_freed_memory()  # not before: loading makes copies that are not needed again
-    shared = config.data.share_documents and store.num_branches > len(store)
-    difference = prove_packing(trainer.model, lm, len(tokenizer), shared=shared)
-    if resumed_from is not None:
-        trainer.load(folder.checkpoints, resumed_from)
+    shared = config.data.share_documents and epochs.store.num_branches > len(epochs.store)
+    made = assemble(config, who, settings, device, shared=shared)
+    losses = Losses(made.trainer.gather, config.train.spike)
+    if resume:
+        made.trainer.load(folder.checkpoints, resume.name)
+        losses.restore(resume.state)
     if who.is_main:
-        if config.data.validation:
-            logger.warning("data.validation is prepared, but no validation loss is computed yet")
         folder.begin(config)
-        write_json(folder.environment, _environment(who, device, backends))
-        plan = epochs.epoch(0).plan
-        _write_plan(plan, epochs, folder)
-        folder.events.write(
-            "start", step=start, steps=num_steps, ranks=who.world, packing_difference=difference
-        )
-        logger.info(
-            "%s: %d targets of %d documents in %d bins (%.1f%% full), %d steps on %d x %s, "
-            "attention: %s%s",
-            path,
-            store.num_branches,
-            len(store),
-            plan.num_bins,
-            100 * plan.efficiency,
-            num_steps,
-            who.world,
-            device.type,
-            backends,
-            f", resumed at step {start}" if start else "",
-        )
-
-    trainer.model.train()
-    throughput = Throughput()
-    pad_id = tokenizer.pad_token_id or 0
-    feed = batches(
-        epochs,
-        rank=who.rank,
-        world=who.world,
-        start=start,
-        stop=num_steps,
-        pad_id=pad_id,
-        loss_weight=config.train.loss_weight,
+        write_json(folder.environment, environment(who, device, made.backends))
+        _write_plan(epochs, folder)
+    book = journal.Journal(config, folder, who, standing.step, epochs.num_steps)
+    book.event(
+        "start",
+        step=standing.step,
+        steps=epochs.num_steps,
+        ranks=who.world,
+        packing_difference=made.difference,
     )
-    loss_sum, weight = torch.zeros((), device=device), 0  # since the last log
-    with progress(iter(()), "training", total=num_steps, unit="step") as bar:
-        bar.update(start)
-        for step, work in feed:
-            lr = learning_rate(step, num_steps, config.train)
-            loss_sum += train_step(trainer, work, lr)
-            weight += work.weight
-            throughput.add(work.tokens)
-            done = step + 1
-            if done % config.train.log_every == 0 or done == num_steps:
-                loss = float(trainer.total(loss_sum)) / max(1, weight)
-                loss_sum, weight = torch.zeros_like(loss_sum), 0
-                _log(folder, bar, who, trainer, throughput, loss=loss, lr=lr, step=done)
-            if done == num_steps or _is_due(done, config.train.save_every):
-                state = {**expected, "tokens_per_second": round(throughput.overall, 1)}
-                checkpoint.save(trainer, folder.checkpoints, done, state, main=who.is_main)
-            bar.update(1)
-    if who.is_main:
-        folder.events.write(
-            "end",
-            step=num_steps,
-            seconds=round(throughput.seconds, 3),
-            tokens_per_second=round(throughput.overall, 1),
-            skipped_steps=trainer.skipped_steps,
-        )
-    trainer.close()
+    logger.info("%s", _summary(config, who, folder, epochs, made, standing.step))
+    return Run(
+        config,
+        who,
+        folder,
+        epochs,
+        identity,
+        made.trainer,
+        made.pad_id,
+        standing,
+        losses,
+        book,
+        preemption,
+        watch,
+        _evaluation(config, folder),
+        _peak_flops(config, device),
+    )
+
+
+def _steps(run: Run) -> bool:
+    """Trains to the last step; returns whether it was reached."""
+    train, standing, num_steps = run.config.train, run.standing, run.epochs.num_steps
+    feed = batches(
+        run.epochs,
+        rank=run.who.rank,
+        world=run.who.world,
+        start=standing.step,
+        stop=num_steps,
+        pad_id=run.pad_id,
+        loss_weight=train.loss_weight,
+    )
+    for step, work in feed:
+        run.watch.at(step + 1, "forward and backward")
+        lr = learning_rate(step, num_steps, train)
+        loss = train_step(run.trainer, work, lr)
+        standing.step = step + 1
+        run.losses.add(standing.step, work.weight, loss)
+        run.count_skipped()
+        run.throughput.add(work.tokens, 0.0)
+        run.watch.at(standing.step, "between steps")
+
+        is_last = standing.step == num_steps
+        asked = run.preemption.vote()
+        if is_last or standing.step % train.log_every == 0:
+            run.log(lr)
+        is_best = (is_last or _is_due(standing.step, train.eval_every)) and run.evaluate()
+        standing.finished = is_finished(standing, num_steps, train)
+        is_due = _is_due(standing.step, train.save_every) or asked != Asked.NOTHING
+        if standing.finished or is_due or is_best:
+            run.save()
+        run.journal.advance()
+        if standing.finished or asked.ends:
+            break
+        run.watch.at(step + 2, "waiting for its batches")
+    _tell_end(run)
+    return standing.finished
 
 
 def train_step(trainer: engine.Engine, work: StepBatches, lr: float) -> torch.Tensor:
     """One optimizer step; returns this rank's summed loss, on the device and unread."""
-    total = torch.zeros((), device=next(trainer.model.parameters()).device)
+    total = torch.zeros((), device=trainer.device)
     for batch in work.batches:
         loss = trainer.model(batch)
         trainer.backward(loss, work.weight)
@@ -153,14 +173,77 @@ def train_step(trainer: engine.Engine, work: StepBatches, lr: float) -> torch.Te
     return total
 
 
-def make_epochs(store: TokenStore, config: RunConfig, hidden_size: int) -> Epochs:
-    """The epochs of a run's training data. Raises DataError where nothing can be learnt."""
-    epochs = Epochs(store, config, hidden_size)
-    try:
-        epochs.epoch(0)
-    except ValueError as error:
-        raise DataError(f"data.train: {error}; run `sumzero prepare` again") from None
-    return epochs
+def is_finished(standing: Standing, num_steps: int, train: Train) -> bool:
+    """Whether the last step is done, or the evaluations got no better for long enough."""
+    stops_early = train.early_stop is not None and standing.worse_in_a_row >= train.early_stop
+    return standing.step >= num_steps or stops_early
+
+
+def _tell_end(run: Run) -> None:
+    standing = run.standing
+    run.journal.event(
+        "end" if standing.finished else "preempted",
+        step=standing.step,
+        seconds=round(run.throughput.seconds, 3),
+        tokens_per_second=round(run.throughput.overall, 1),
+        skipped_steps=standing.skipped,
+    )
+    if not standing.finished:
+        logger.warning("preempted: saved at step %d of %d", standing.step, run.epochs.num_steps)
+    elif standing.step < run.epochs.num_steps:
+        logger.info(
+            "ended early at step %d: best validation loss %.4f at step %d",
+            *(standing.step, standing.best, standing.best_step),
+        )
+
+
+def _is_due(step: int, every: int | None) -> bool:
+    return every is not None and step % every == 0
+
+
+def _tell_of_stall(folder: RunFolder) -> Callable[[str], None]:
+    return lambda message: folder.events.write("stalled", message=message)
+
+
+def _evaluation(config: RunConfig, folder: RunFolder) -> Evaluation | None:
+    if config.data.validation:
+        return Evaluation(TokenStore(store_file(folder, "validation")), config)
+    without_effect = [
+        f"train.{key}" for key in ("eval_every", "early_stop") if getattr(config.train, key)
+    ]
+    if without_effect:
+        logger.warning("%s: no effect without data.validation", " and ".join(without_effect))
+    return None
+
+
+def _peak_flops(config: RunConfig, device: torch.device) -> float | None:
+    return 1e12 * config.train.peak_tflops if config.train.peak_tflops else None
+
+
+def _summary(
+    config: RunConfig, who: Ranks, folder: RunFolder, epochs: Epochs, made: Assembled, start: int
+) -> str:
+    plan, store = epochs.epoch(0).plan, epochs.store
+    return (
+        f"{folder.model_path(config)}: {store.num_branches} targets of {len(store)} documents in "
+        f"{plan.num_bins} bins ({100 * plan.efficiency:.1f}% full), {epochs.num_steps} steps on "
+        f"{who.world} x {made.trainer.device.type}, attention: {made.backends}"
+        + (f", resumed at step {start}" if start else "")
+    )
+
+
+def _write_plan(epochs: Epochs, folder: RunFolder) -> None:
+    plan = epochs.epoch(0).plan
+    write_json(
+        folder.plan,
+        {
+            "digest": epochs.digest,
+            "bins": plan.num_bins,
+            "efficiency": round(plan.efficiency, 5),
+            "steps_per_epoch": plan.num_steps,
+            "steps": epochs.num_steps,
+        },
+    )
 
 
 def _identity(config: RunConfig, data: str, epochs: Epochs, who: Ranks) -> dict[str, Any]:
@@ -175,52 +258,4 @@ def _identity(config: RunConfig, data: str, epochs: Epochs, who: Ranks) -> dict[
         "seed": config.seed,
         "model": settings["model"],
         "train": settings["train"],
-    }
-
-
-def _is_due(step: int, every: int | None) -> bool:
-    return every is not None and step % every == 0
-
-
-def _log(
-    folder: RunFolder,
-    bar: Any,
-    who: Ranks,
-    trainer: engine.Engine,
-    throughput: Throughput,
-    **values: float,
-) -> None:
-    if not math.isfinite(values["loss"]):
-        logger.warning("step %d: the loss is %s", values["step"], values["loss"])
-    if who.is_main:
-        rate = throughput.mark()
-        folder.events.write(
-            "step", **values, gradient_norm=trainer.gradient_norm, tokens_per_second=round(rate, 1)
-        )
-        bar.set_postfix_str(f"loss {values['loss']:.3f}, {rate:,.0f} tokens/s", refresh=False)
-
-
-def _write_plan(plan: Plan, epochs: Epochs, folder: RunFolder) -> None:
-    write_json(
-        folder.plan,
-        {
-            "digest": epochs.digest,
-            "bins": plan.num_bins,
-            "efficiency": round(plan.efficiency, 5),
-            "steps_per_epoch": plan.num_steps,
-            "steps": epochs.num_steps,
-        },
-    )
-
-
-def _environment(who: Ranks, device: torch.device, backends: Backends) -> dict[str, Any]:
-    packages = ("torch", "deepspeed", "transformers", "tokenizers", "datasets", "sumzero")
-    return {
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "ranks": who.world,
-        "threads": torch.get_num_threads(),
-        "attention": vars(backends),
-        "packages": {name: metadata.version(name) for name in packages},
     }

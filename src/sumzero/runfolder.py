@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,6 +35,7 @@ class RunFolder:
         self.data_report = root / "data" / "data_report.json"
         self.plan = root / "data" / "plan.json"
         self.checkpoints = root / "checkpoints"
+        self.tensorboard = root / "tensorboard"
         self.export = root / "export"
         self.generations = root / "generations"
         self.scores = root / "scores.json"
@@ -57,21 +59,39 @@ class RunFolder:
 
 
 @contextmanager
-def alone(folder: Path, what: str) -> Iterator[None]:
-    """Holds a folder for one process. Raises RunError where another one has it.
+def alone(folder: Path, what: str, patience: float = 0.0) -> Iterator[None]:
+    """Holds a folder for one process. Raises RunError where another one has it for `patience`.
 
     The lock ends with the process, however it ends. File systems without locks are not guarded.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + patience
     with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{folder}: another `{what}` is at work there; wait for it") from None
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-                raise
+        while not _lock(file):
+            if time.monotonic() >= end:
+                raise RunError(f"{folder}: another `{what}` is at work there; wait for it")
+            time.sleep(0.1)
         yield
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process holds the folder by `alone`."""
+    try:
+        with (folder / ".lock").open() as file:
+            return not _lock(file, fcntl.LOCK_SH)
+    except FileNotFoundError:
+        return False
+
+
+def _lock(file: IO[str], kind: int = fcntl.LOCK_EX) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise
+    return True
 
 
 @contextmanager

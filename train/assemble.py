@@ -1,0 +1,99 @@
+"""Puts together what a run trains with: model, adapters, engine; each proved before it is used."""
+
+import platform
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from sumzero.config import RunConfig
+from sumzero.errors import ConfigError, DataError
+from sumzero.kernels.packed_attention import choose_backends
+from sumzero.kernels.segments import Backends
+from sumzero.loading import load_tokenizer
+from sumzero.ranks import Ranks
+from sumzero.runfolder import RunFolder
+from sumzero.train import engine
+from sumzero.train.attest import attest
+from sumzero.train.epoch import Epochs
+from sumzero.train.heap import keep_freed_memory
+from sumzero.train.model import attention_facts, check_context, load_model
+from sumzero.train.proof import prove_packing
+from sumzero.train.store import TokenStore
+from sumzero.train.supervised import SupervisedLM
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A trainer that is ready for the first step, or for a checkpoint.
+
+    `difference` is the largest one of logits that `prove_packing` found.
+    """
+
+    trainer: engine.Engine
+    backends: Backends
+    pad_id: int
+    difference: float
+
+
+def make_epochs(store: TokenStore, config: RunConfig, hidden_size: int) -> Epochs:
+    """The epochs of a run's training data. Raises DataError where nothing can be learnt."""
+    epochs = Epochs(store, config, hidden_size)
+    try:
+        epochs.epoch(0)
+    except ValueError as error:
+        raise DataError(f"data.train: {error}; run `sumzero prepare` again") from None
+    return epochs
+
+
+def assemble(
+    config: RunConfig, who: Ranks, settings: dict[str, Any], device: torch.device, *, shared: bool
+) -> Assembled:
+    """Loads the model onto all ranks and proves it; with `shared`, shared documents as well.
+
+    `settings` are DeepSpeed's. Raises a SumZeroError where model or machine do not allow it.
+    """
+    model, train = config.model, config.train
+    path = RunFolder.of(config).model_path(config)
+    tokenizer = load_tokenizer(path, model.revision)
+    check_context(path, config.data.max_length, model.revision)
+    dtype = getattr(torch, model.dtype)
+    head_size, softcap = attention_facts(path, model.revision)
+    backends = choose_backends(device, dtype, head_size, model.attention, softcap=softcap)
+    torch.manual_seed(config.seed)
+    with engine.zero3_loading(settings):
+        lm = load_model(path, dtype, model.revision)
+    attest(lm, path, model.revision, device)
+    if train.gradient_checkpointing:
+        lm.gradient_checkpointing_enable()
+    trainer = engine.Engine(SupervisedLM(lm, backends, fused=model.fused_layers), settings, train)
+    if device.type == "cpu":
+        keep_freed_memory()  # not before: loading makes copies that are not needed again
+    difference = prove_packing(trainer.model, lm, len(tokenizer), shared=shared)
+    trainer.model.train()
+    return Assembled(trainer, backends, tokenizer.pad_token_id or 0, difference)
+
+
+def check_ranks(config: RunConfig, who: Ranks) -> None:
+    """Raises ConfigError where a step has fewer bins than there are ranks to work on them."""
+    if config.train.bins_per_step < who.world:
+        raise ConfigError(
+            f"train.bins_per_step = {config.train.bins_per_step} for {who.world} ranks: some would "
+            "have nothing to do; raise it, or start fewer ranks"
+        )
+
+
+def environment(who: Ranks, device: torch.device, backends: Backends) -> dict[str, Any]:
+    """What a run ran on: machine, device, ranks, packages."""
+    packages = ("torch", "deepspeed", "transformers", "tokenizers", "datasets", "peft", "sumzero")
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "ranks": who.world,
+        "threads": torch.get_num_threads(),
+        "attention": vars(backends),
+        "packages": {name: metadata.version(name) for name in packages},
+    }

@@ -1,0 +1,55 @@
+"""Where a run stands: what the loop must remember over a stop, besides the engine's own state."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sumzero.errors import RunError
+
+
+@dataclass
+class Standing:
+    """Steps done, steps skipped, and the best evaluation so far. It is kept in checkpoints."""
+
+    step: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    best: float | None = None
+    best_step: int | None = None
+    worse_in_a_row: int = 0
+    finished: bool = False
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> "Standing":
+        """Takes up what a checkpoint kept."""
+        return cls(**state["standing"])
+
+    def as_state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"standing": asdict(self)}
+
+    def count_skipped(self, is_skipped: bool) -> None:
+        """After a step: whether ZeRO left it out because its gradient was not finite."""
+        self.skipped += is_skipped
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if is_skipped else 0
+
+    def check_skipped(self, limit: int, records: list[str]) -> None:
+        """Raises RunError where `limit` steps in a row were skipped; `records` are the last's."""
+        if self.skipped_in_a_row < limit:
+            return
+        first = self.step - self.skipped_in_a_row + 1
+        named = ", ".join(records[:3]) + (", ..." if len(records) > 3 else "")
+        raise RunError(
+            f"steps {first} to {self.step}: no loss or gradient was finite, so all were skipped "
+            f"(train.max_skipped = {limit}); step {self.step} had the records {named}; "
+            "events.jsonl names those of each; nothing was saved since; a lower train.lr, "
+            "model.dtype=float32 or other records may help"
+        )
+
+    def evaluated(self, loss: float) -> bool:
+        """After an evaluation: whether it is the best so far."""
+        is_best = self.best is None or loss < self.best
+        if is_best:
+            self.best, self.best_step, self.worse_in_a_row = loss, self.step, 0
+        else:
+            self.worse_in_a_row += 1
+        return is_best

@@ -1,0 +1,150 @@
+"""Watches that steps are made, and names the rank and the step where they are not.
+
+A rank that hangs or is dead makes all others wait in a collective, which can last for hours (open-
+instruct found its GPUs held for a day). Here a thread of each rank tells a store that all ranks
+share where its rank is, once a second. Where a rank has come no further for the time allowed, it
+looks twice: ranks whose thread tells nothing new are stopped or dead; of the others, those that are
+the farthest behind are what is waited for.
+"""
+
+import faulthandler
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch.distributed as dist
+
+from sumzero.errors import EXIT_RANK_LOST
+from sumzero.ranks import Ranks
+
+_TICK = 1.0  # seconds
+_TICKS_TO_ANSWER = 4
+_VERDICT = "verdict"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a rank is: how often its thread told so, how far it has come, and in words."""
+
+    tick: int
+    moves: int
+    words: str
+
+
+class StallWatch:
+    """A context in which `at` must be called again and again, or the process ends.
+
+    `report` is called with the message before. Raises nothing: the main thread cannot be reached in
+    a collective, so the process ends with EXIT_RANK_LOST, after the stacks of its threads were
+    printed.
+    """
+
+    def __init__(self, who: Ranks, seconds: float, report: Callable[[str], None]) -> None:
+        self._who, self._limit, self._report = who, seconds, report
+        self._tick = 0  # of the thread
+        self._moves, self._words = 0, "starting"  # of the main thread
+        self._moved_at = time.monotonic()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._store: Any = None
+
+    def __enter__(self) -> "StallWatch":
+        store: Any = dist.distributed_c10d._get_default_store()
+        # A connection of its own: collectives may hold the other one.
+        self._store = dist.PrefixStore("watch", store.clone())  # type: ignore[attr-defined]
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._closed.set()
+        self._thread.join()
+
+    def at(self, step: int, doing: str) -> None:
+        """Tells where this rank is: the step it makes, and what it does for it."""
+        self._moves, self._words = self._moves + 1, f"step {step}, {doing}"
+        self._moved_at = time.monotonic()
+
+    def lost_rank(self) -> str | None:
+        """Looks for ranks that do not answer and says which, or None; takes some seconds."""
+        silent, _ = self._look()
+        return self._message(silent, {}) if silent else None
+
+    def _run(self) -> None:
+        while not self._closed.wait(_TICK):
+            try:
+                self._tell()
+                if self._is_stalled():
+                    message = self._message(*self._look())
+                    if self._is_stalled():  # has not moved in the meantime
+                        self._end(message)
+            except Exception:  # rank 0, which keeps the store, is gone
+                if self._is_stalled():
+                    self._end("rank 0 does not answer: it is stopped or dead")
+
+    def _is_stalled(self) -> bool:
+        late = time.monotonic() - self._moved_at > self._limit
+        return late and not self._closed.is_set()
+
+    def _tell(self) -> None:
+        self._tick += 1
+        self._store.set(str(self._who.rank), f"{self._tick}|{self._moves}|{self._words}")
+        if self._store.check([_VERDICT]):  # another rank has said what is wrong
+            os._exit(EXIT_RANK_LOST)
+
+    def _look(self) -> tuple[list[int], dict[int, Place]]:
+        """Ranks that do not answer, and where all are."""
+        before = self._places()
+        for _ in range(_TICKS_TO_ANSWER):
+            self._closed.wait(_TICK)
+            self._tell()
+        now = self._places()
+        silent = [
+            rank
+            for rank in range(self._who.world)
+            if rank != self._who.rank
+            and (rank not in now or (rank in before and now[rank].tick == before[rank].tick))
+        ]
+        return silent, now
+
+    def _places(self) -> dict[int, Place]:
+        places = {}
+        for rank in range(self._who.world):
+            if self._store.check([str(rank)]):
+                tick, moves, words = self._store.get(str(rank)).decode().split("|", 2)
+                places[rank] = Place(int(tick), int(moves), words)
+        return places
+
+    def _message(self, silent: list[int], places: dict[int, Place]) -> str:
+        if silent:
+            waits = f"rank {self._who.rank} waits at {self._words}"
+            return f"{_ranks(silent)} not answer: stopped or dead; {waits}"
+        fewest = min(place.moves for place in places.values())
+        behind = [rank for rank, place in places.items() if place.moves == fewest]
+        return f"{_ranks(behind)} not go on from {places[behind[0]].words}"
+
+    def _end(self, message: str) -> None:
+        minutes = self._limit / 60
+        said = f"{message}; no step was made for {minutes:g} minutes (train.stall_minutes)"
+        told = f"{self._who.rank}|{said}"
+        try:
+            is_first = self._store.compare_set(_VERDICT, "", told).decode() == told
+        except Exception:
+            is_first = True
+        if is_first:
+            self._report(said)
+            print(f"sumzero: {said}", file=sys.stderr, flush=True)
+        faulthandler.dump_traceback(all_threads=True)
+        if self._who.is_main:
+            time.sleep(3 * _TICK)  # its store is what the others learn it from
+        os._exit(EXIT_RANK_LOST)
+
+
+def _ranks(numbers: list[int]) -> str:
+    if len(numbers) == 1:
+        return f"rank {numbers[0]} does"
+    named = ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
+    return f"ranks {named} do"
