@@ -1,5 +1,6 @@
 """Where a run stands: what the loop must remember over a stop, besides the engine's own state."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -47,7 +48,7 @@ class Standing:
 
     def evaluated(self, loss: float) -> bool:
         """After an evaluation: whether it is the best so far."""
-        is_best = self.best is None or loss < self.best
+        is_best = loss < math.inf if self.best is None else loss < self.best
         if is_best:
             self.best, self.best_step, self.worse_in_a_row = loss, self.step, 0
         else:

@@ -4,7 +4,8 @@ A rank that hangs or is dead makes all others wait in a collective, which can la
 instruct found its GPUs held for a day). Here a thread of each rank tells a store that all ranks
 share where its rank is, once a second. Where a rank has come no further for the time allowed, it
 looks twice: ranks whose thread tells nothing new are stopped or dead; of the others, those that are
-the farthest behind are what is waited for.
+the farthest behind are what is waited for. Rank 0 keeps the store: where the store does not answer,
+a second thread sees it.
 """
 
 import faulthandler
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +25,9 @@ from sumzero.ranks import Ranks
 
 _TICK = 1.0  # seconds
 _TICKS_TO_ANSWER = 4
+_STORE_ANSWERS = 10.0  # seconds
 _VERDICT = "verdict"
+_NO_STORE = "rank 0 does not answer: it is stopped or dead"
 
 
 @dataclass(frozen=True)
@@ -49,19 +53,24 @@ class StallWatch:
         self._moves, self._words = 0, "starting"  # of the main thread
         self._moved_at = time.monotonic()
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._told_at = time.monotonic()
+        self._threads = [
+            threading.Thread(target=target, name="watch", daemon=True)
+            for target in (self._run, self._watch_store)
+        ]
         self._store: Any = None
 
     def __enter__(self) -> "StallWatch":
         store: Any = dist.distributed_c10d._get_default_store()
         # A connection of its own: collectives may hold the other one.
         self._store = dist.PrefixStore("watch", store.clone())  # type: ignore[attr-defined]
-        self._thread.start()
+        self._told_at = time.monotonic()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._closed.set()
-        self._thread.join()
 
     def at(self, step: int, doing: str) -> None:
         """Tells where this rank is: the step it makes, and what it does for it."""
@@ -70,20 +79,25 @@ class StallWatch:
 
     def lost_rank(self) -> str | None:
         """Looks for ranks that do not answer and says which, or None; takes some seconds."""
-        silent, _ = self._look()
+        try:
+            silent, _ = self._look()
+        except RuntimeError:
+            return f"{_NO_STORE}; rank {self._who.rank} waits at {self._words}"
         return self._message(silent, {}) if silent else None
 
     def _run(self) -> None:
-        while not self._closed.wait(_TICK):
-            try:
+        with suppress(RuntimeError):  # the store is gone: that is seen by `_watch_store`
+            while not self._closed.wait(_TICK):
                 self._tell()
                 if self._is_stalled():
                     message = self._message(*self._look())
                     if self._is_stalled():  # has not moved in the meantime
                         self._end(message)
-            except Exception:  # rank 0, which keeps the store, is gone
-                if self._is_stalled():
-                    self._end("rank 0 does not answer: it is stopped or dead")
+
+    def _watch_store(self) -> None:
+        while not self._closed.wait(_TICK):
+            if self._is_stalled() and time.monotonic() - self._told_at > _STORE_ANSWERS:
+                self._end(_NO_STORE, has_store=False)
 
     def _is_stalled(self) -> bool:
         late = time.monotonic() - self._moved_at > self._limit
@@ -93,7 +107,9 @@ class StallWatch:
         self._tick += 1
         self._store.set(str(self._who.rank), f"{self._tick}|{self._moves}|{self._words}")
         if self._store.check([_VERDICT]):  # another rank has said what is wrong
+            faulthandler.dump_traceback(all_threads=True)
             os._exit(EXIT_RANK_LOST)
+        self._told_at = time.monotonic()
 
     def _look(self) -> tuple[list[int], dict[int, Place]]:
         """Ranks that do not answer, and where all are."""
@@ -126,15 +142,11 @@ class StallWatch:
         behind = [rank for rank, place in places.items() if place.moves == fewest]
         return f"{_ranks(behind)} not go on from {places[behind[0]].words}"
 
-    def _end(self, message: str) -> None:
+    def _end(self, message: str, *, has_store: bool = True) -> None:
         minutes = self._limit / 60
         said = f"{message}; no step was made for {minutes:g} minutes (train.stall_minutes)"
         told = f"{self._who.rank}|{said}"
-        try:
-            is_first = self._store.compare_set(_VERDICT, "", told).decode() == told
-        except Exception:
-            is_first = True
-        if is_first:
+        if not has_store or self._store.compare_set(_VERDICT, "", told).decode() == told:
             self._report(said)
             print(f"sumzero: {said}", file=sys.stderr, flush=True)
         faulthandler.dump_traceback(all_threads=True)

@@ -121,6 +121,13 @@ def _parser() -> argparse.ArgumentParser:
         "sumzero score runs/scitldr --json",
     )
     score.add_argument("--json", action="store_true", help="print one JSON object")
+    status = add_stage(
+        "status",
+        _status,
+        "What a run's training is doing: state, rate, time left.",
+        "sumzero status runs/scitldr --json",
+    )
+    status.add_argument("--json", action="store_true", help="print one JSON object")
     add_stage("report", _report, "Write report.html.", "sumzero report runs/scitldr")
     return parser
 
@@ -196,6 +203,15 @@ def _score(options: argparse.Namespace) -> int:
 
     scores = score(_config(options))
     print(json.dumps(scores) if options.json else table(scores))
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from sumzero.runfolder import RunFolder
+    from sumzero.status import status, table
+
+    found = status(RunFolder.of(_config(options)))
+    print(json.dumps(found) if options.json else table(found))
     return 0
 
 

@@ -114,6 +114,12 @@ def prepared(tokenizer, tmp_path_factory):
     return Preparations(tokenizer, lambda: tmp_path_factory.mktemp("prepared"))
 
 
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def command(ranks, run_file, *overrides):
     """The arguments and environment that start a training on this machine."""
     return rank_arguments(ranks, "--module", "sumzero.train", run_file, *overrides)
@@ -121,9 +127,7 @@ def command(ranks, run_file, *overrides):
 
 def rank_arguments(ranks, *program):
     """The same, of a program of ours with its arguments."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     arguments = [
         *(sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", str(ranks)),
         *("--master_addr", "127.0.0.1", "--master_port", str(port)),
@@ -182,3 +186,110 @@ def kill_after():
             process.wait()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def tiny_run(model_folder):
+    """Writes records and the run file of a tiny float32 training: `tiny_run(folder, **train)`."""
+
+    def write(folder, *, num_records=40, more="", **train):
+        for split, first in (("train", 0), ("held_out", 1000)):
+            Preparations.write(
+                folder / f"{split}.jsonl",
+                [
+                    {"id": index, "document": " ".join(words), "target": f"{words[0]} {words[-1]}."}
+                    for index in range(first, first + num_records)
+                    for words in [[f"word{(index * 7 + k) % 23}" for k in range(5 + index % 11)]]
+                ],
+            )
+        settings = {"bins_per_step": 2, "epochs": 20, "max_steps": 8, "lr": 1e-3, "log_every": 1}
+        lines = [f"{key} = {json.dumps(value)}" for key, value in (settings | train).items()]
+        file = folder / "run.toml"
+        file.write_text(
+            f"""
+            runs = "{folder}/runs"
+            [model]
+            path = "{model_folder}"
+            dtype = "float32"
+            [data]
+            train.path = "{folder}/train.jsonl"
+            max_length = 128
+            instruction = "Sum up."
+            {more}
+            [train]
+            """
+            + "\n".join(lines)
+        )
+        return file
+
+    return write
+
+
+class Launched:
+    """Ranks that run without a launcher; what they say is in files."""
+
+    def __init__(self, folder, ranks, run_file, *overrides):
+        port = free_port()
+        self.outputs = [folder / f"rank-{rank}.txt" for rank in range(ranks)]
+        self.processes = []
+        for rank, output in enumerate(self.outputs):
+            names = {"RANK": rank, "WORLD_SIZE": ranks, "LOCAL_RANK": rank, "MASTER_PORT": port}
+            with output.open("w") as out:
+                self.processes.append(
+                    subprocess.Popen(
+                        [sys.executable, "-m", "sumzero.train", str(run_file), *overrides],
+                        env={
+                            **os.environ,
+                            **{name: str(value) for name, value in names.items()},
+                            **{"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"},
+                            **{"DS_ACCELERATOR": "cpu", "PYTHONWARNINGS": "ignore"},
+                        },
+                        stdout=out,
+                        stderr=subprocess.STDOUT,
+                    )
+                )
+
+    def until(self, condition):
+        """Waits for something that the ranks bring about; fails where one ends before."""
+        while not condition():
+            for process in self.processes:
+                try:
+                    process.wait(timeout=0.01)
+                except subprocess.TimeoutExpired:
+                    continue
+                pytest.fail(f"a rank ended with {process.returncode}:\n{self.said()}")
+
+    def codes(self, timeout=180):
+        """The exit codes of all ranks."""
+        return [process.wait(timeout=timeout) for process in self.processes]
+
+    def said(self):
+        """What the ranks wrote, one after the other."""
+        return "\n".join(output.read_text(errors="replace") for output in self.outputs)
+
+    def lines(self):
+        """The lines in which a user is told what is wrong."""
+        return [line for line in self.said().splitlines() if line.startswith("sumzero:")]
+
+    def kill(self):
+        """Ends what still runs."""
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+@pytest.fixture
+def start_ranks(tmp_path):
+    """Starts a training on ranks of its own: `start_ranks(2, run_file, "train.lr=1")`."""
+    started = []
+
+    def start(ranks, run_file, *overrides):
+        folder = tmp_path / f"launch-{len(started)}"
+        folder.mkdir()
+        started.append(Launched(folder, ranks, run_file, *overrides))
+        return started[-1]
+
+    yield start
+    for launched in started:
+        launched.kill()

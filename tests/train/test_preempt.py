@@ -1,0 +1,67 @@
+"""Signals and the clock end a run in time: it is saved, and exact when it goes on."""
+
+import signal
+
+import pytest
+
+from sumzero.pipeline import prepare
+from sumzero.runfile import load
+from sumzero.runfolder import RunFolder, read_jsonl
+from sumzero.train import checkpoint
+
+STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def run_file(tmp_path_factory, tiny_run):
+    return tiny_run(tmp_path_factory.mktemp("preempt"), max_steps=STEPS, log_every=3)
+
+
+def _prepared(run_file, name):
+    config = load(run_file, [f"name={name}"])
+    prepare(config)
+    return RunFolder.of(config)
+
+
+def _events(folder, kind):
+    return [x for x in read_jsonl(folder.root / "events.jsonl") if x["event"] == kind]
+
+
+def _losses(folder):
+    keys = ("loss", "gradient_norm", "lr")
+    return {x["step"]: [x[key] for key in keys] for x in _events(folder, "step")}
+
+
+@pytest.fixture(scope="module")
+def whole(run_file, launch):
+    folder = _prepared(run_file, "whole")
+    launch(2, run_file, "name=whole")
+    return folder
+
+
+@pytest.mark.parametrize(("number", "rank"), [(signal.SIGTERM, 1), (signal.SIGUSR1, 0)])
+def test_a_signal_to_one_rank_saves_on_all(run_file, whole, start_ranks, number, rank):
+    folder = _prepared(run_file, f"signal-{rank}")
+    first = start_ranks(2, run_file, f"name=signal-{rank}")
+    first.until(lambda: _events(folder, "step"))
+    first.processes[rank].send_signal(number)
+    assert first.codes() == [75, 75]
+    assert f"{number.name}: the run is saved" in first.said()
+    (preempted,) = _events(folder, "preempted")
+    name = checkpoint.newest(folder.checkpoints)
+    assert name == checkpoint.name_of(preempted["step"])
+    assert 3 <= preempted["step"] < STEPS
+
+    assert start_ranks(2, run_file, f"name=signal-{rank}").codes() == [0, 0]
+    assert _losses(folder) == _losses(whole)  # though it was stopped between log lines
+    assert _events(folder, "end")[0]["step"] == STEPS
+
+
+def test_the_clock_ends_a_run_in_time_and_asks_for_checkpoints(run_file, start_ranks):
+    folder = _prepared(run_file, "clock")
+    assert start_ranks(1, run_file, "name=clock", "train.max_minutes=0.0001").codes() == [75]
+    assert [x["step"] for x in _events(folder, "preempted")] == [1]
+    assert checkpoint.newest(folder.checkpoints) == checkpoint.name_of(1)
+
+    assert start_ranks(1, run_file, "name=clock", "train.save_minutes=0.000001").codes() == [0]
+    assert [x["step"] for x in _events(folder, "checkpoint")] == list(range(1, STEPS + 1))
