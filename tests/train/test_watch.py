@@ -14,7 +14,7 @@ LIMIT = "train.stall_minutes=0.15"
 
 @pytest.fixture(scope="module")
 def run_file(tmp_path_factory, tiny_run):
-    return tiny_run(tmp_path_factory.mktemp("watch"), max_steps=1_000_000, epochs=1_000_000)
+    return tiny_run(tmp_path_factory.mktemp("watch"), max_steps=4000, epochs=1000)
 
 
 @pytest.fixture
