@@ -27,6 +27,7 @@ from sumzero.train.model import attention_facts, check_context, hidden_size, loa
 from sumzero.train.packing import Plan
 from sumzero.train.proof import prove_packing
 from sumzero.train.schedule import learning_rate
+from sumzero.train.sequence_parallel import SequenceGroup, check_sequence_parallel
 from sumzero.train.store import TokenStore
 from sumzero.train.supervised import SupervisedLM
 from sumzero.train.throughput import Throughput
@@ -40,6 +41,8 @@ def train(config: RunConfig, who: Ranks) -> None:
     """
     folder = RunFolder.of(config)
     path = folder.model_path(config)
+    check_sequence_parallel(config, path, who.world)
+    shares = config.train.sequence_parallel  # ranks that share a bin
     store = TokenStore(store_file(folder, "train"))
     epochs = make_epochs(store, config, hidden_size(path, config.model.revision))
     num_steps = epochs.num_steps
@@ -54,7 +57,7 @@ def train(config: RunConfig, who: Ranks) -> None:
             logger.info("trained already: %s", folder.checkpoints / resumed_from)
             return
     settings = engine.deepspeed_settings(
-        config.model, config.train, epochs.num_micro_steps(who.world)
+        config.model, config.train, epochs.num_micro_steps(who.world // shares)
     )
     tokenizer = load_tokenizer(path, config.model.revision)
     check_context(path, config.data.max_length, config.model.revision)
@@ -69,12 +72,13 @@ def train(config: RunConfig, who: Ranks) -> None:
     attest(lm, path, config.model.revision, device)
     if config.train.gradient_checkpointing:
         lm.gradient_checkpointing_enable()
-    model = SupervisedLM(lm, backends, fused=config.model.fused_layers)
+    group = SequenceGroup.join(shares)
+    model = SupervisedLM(lm, backends, fused=config.model.fused_layers, group=group)
     trainer = engine.Engine(model, settings, config.train)
     if device.type == "cpu":
         keep_freed_memory()  # not before: loading makes copies that are not needed again
     shared = config.data.share_documents and store.num_branches > len(store)
-    difference = prove_packing(trainer.model, lm, len(tokenizer), shared=shared)
+    difference = prove_packing(trainer.model, lm, len(tokenizer), shared=shared, group=group)
     if resumed_from is not None:
         trainer.load(folder.checkpoints, resumed_from)
     if who.is_main:
@@ -107,8 +111,8 @@ def train(config: RunConfig, who: Ranks) -> None:
     pad_id = tokenizer.pad_token_id or 0
     feed = batches(
         epochs,
-        rank=who.rank,
-        world=who.world,
+        rank=who.rank // shares,
+        world=who.world // shares,
         start=start,
         stop=num_steps,
         pad_id=pad_id,
