@@ -21,6 +21,7 @@ from sumzero.train.epoch import Epochs
 from sumzero.train.heap import keep_freed_memory
 from sumzero.train.model import attention_facts, check_context, load_model
 from sumzero.train.proof import prove_packing
+from sumzero.train.sequence_parallel import SequenceGroup, columns
 from sumzero.train.store import TokenStore
 from sumzero.train.supervised import SupervisedLM
 
@@ -68,20 +69,25 @@ def assemble(
     attest(lm, path, model.revision, device)
     if train.gradient_checkpointing:
         lm.gradient_checkpointing_enable()
-    trainer = engine.Engine(SupervisedLM(lm, backends, fused=model.fused_layers), settings, train)
+    group = SequenceGroup.join(train.sequence_parallel)
+    supervised = SupervisedLM(lm, backends, fused=model.fused_layers, group=group)
+    trainer = engine.Engine(supervised, settings, train)
     if device.type == "cpu":
         keep_freed_memory()  # not before: loading makes copies that are not needed again
-    difference = prove_packing(trainer.model, lm, len(tokenizer), shared=shared)
+    difference = prove_packing(trainer.model, lm, len(tokenizer), shared=shared, group=group)
     trainer.model.train()
     return Assembled(trainer, backends, tokenizer.pad_token_id or 0, difference)
 
 
 def check_ranks(config: RunConfig, who: Ranks) -> None:
     """Raises ConfigError where a step has fewer bins than there are ranks to work on them."""
-    if config.train.bins_per_step < who.world:
+    groups = columns(config, who).world
+    if config.train.bins_per_step < groups:
+        shared = config.train.sequence_parallel
+        told = f"{groups} ranks" if shared == 1 else f"{groups} groups of {shared} ranks"
         raise ConfigError(
-            f"train.bins_per_step = {config.train.bins_per_step} for {who.world} ranks: some would "
-            "have nothing to do; raise it, or start fewer ranks"
+            f"train.bins_per_step = {config.train.bins_per_step} for {told}: some would have "
+            "nothing to do; raise it, or start fewer ranks"
         )
 
 

@@ -48,7 +48,7 @@ class Family:
 
 @dataclass(frozen=True)
 class Batch:
-    """One packed bin.
+    """One packed bin, or a rank's part of it (`sequence_parallel.part`).
 
     `input_ids` and `position_ids` are (1, T), int64; `lengths` (N) the tokens of each segment and
     `prefix_of` (N) the segment that each one continues, or -1. `positions` (S) are the supervised
@@ -68,7 +68,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class StepBatches:
-    """One rank's micro-batches of a step.
+    """The micro-batches of a step of one rank, or of each of the ranks that share its bins.
 
     `weight`, which the summed loss is divided by, and the tokens are of all ranks together.
     """
@@ -174,7 +174,8 @@ def batches(
 ) -> Iterator[tuple[int, StepBatches]]:
     """Yields (global step, one rank's batches) for the steps from `start` up to `stop`.
 
-    A thread builds them a few steps ahead, and plans the next epoch in time.
+    Where k ranks share each bin, `rank` and `world` count groups of k. A thread builds the batches
+    a few steps ahead, and plans the next epoch in time.
     """
 
     def build(step: int) -> tuple[int, StepBatches]:

@@ -24,6 +24,7 @@ from sumzero.train.model import hidden_size
 from sumzero.train.preempt import Asked, Preemption
 from sumzero.train.run import Run
 from sumzero.train.schedule import learning_rate
+from sumzero.train.sequence_parallel import check_sequence_parallel, columns
 from sumzero.train.standing import Standing
 from sumzero.train.store import TokenStore
 from sumzero.train.watch import StallWatch
@@ -41,9 +42,10 @@ def train(config: RunConfig, who: Ranks) -> bool:
     begun = time.monotonic()
     folder = RunFolder.of(config)
     data = check_prepared(config, folder)
+    path = folder.model_path(config)
+    check_sequence_parallel(config, path, who.world)
     check_ranks(config, who)
     journal.check_available(config)
-    path = folder.model_path(config)
     store = TokenStore(store_file(folder, "train"))
     epochs = make_epochs(store, config, hidden_size(path, config.model.revision))
     identity = _identity(config, data, epochs, who)
@@ -84,7 +86,7 @@ def _begin(
         return None
     watch.at(standing.step, "loading")
     settings = engine.deepspeed_settings(
-        config.model, config.train, epochs.num_micro_steps(who.world)
+        config.model, config.train, epochs.num_micro_steps(columns(config, who).world)
     )
     shared = config.data.share_documents and epochs.store.num_branches > len(epochs.store)
     made = assemble(config, who, settings, device, shared=shared)
@@ -126,10 +128,11 @@ def _begin(
 def _steps(run: Run) -> bool:
     """Trains to the last step; returns whether it was reached."""
     train, standing, num_steps = run.config.train, run.standing, run.epochs.num_steps
+    column = columns(run.config, run.who)
     feed = batches(
         run.epochs,
-        rank=run.who.rank,
-        world=run.who.world,
+        rank=column.rank,
+        world=column.world,
         start=standing.step,
         stop=num_steps,
         pad_id=run.pad_id,

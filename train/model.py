@@ -57,9 +57,27 @@ def load_model(
     return loaded
 
 
+# Kinds of layers by transformers' names, in which a token sees others by attention or not at all.
+_ATTENTION = {"full_attention", "sliding_attention", "attention", "mlp", "moe"}
+
+
+def text_config(path: str, revision: str | None = None) -> Any:
+    """A model's configuration, of its text part. Raises DataError where there is no such model."""
+    return _config(path, revision).get_text_config()
+
+
+def other_layers(config: Any) -> list[str]:
+    """Kinds of layers in which tokens see others by something else than attention, sorted.
+
+    Those that the configuration of a text model names: linear attention, convolutions, mixtures.
+    """
+    named = (getattr(config, key, None) or () for key in ("layer_types", "layers_block_type"))
+    return sorted({kind for kinds in named for kind in kinds} - _ATTENTION)
+
+
 def hidden_size(path: str, revision: str | None = None) -> int:
     """Width of a model's layers. Raises DataError where there is no such model."""
-    return int(_config(path, revision).get_text_config().hidden_size)
+    return int(text_config(path, revision).hidden_size)
 
 
 def attention_facts(path: str, revision: str | None = None) -> tuple[int, float | None]:
@@ -67,7 +85,7 @@ def attention_facts(path: str, revision: str | None = None) -> tuple[int, float 
 
     Raises DataError where there is no such model, or one without attention.
     """
-    config = _config(path, revision).get_text_config()
+    config = text_config(path, revision)
     heads = getattr(config, "num_attention_heads", None)
     if not heads:
         kind = config.model_type
@@ -80,7 +98,7 @@ def attention_facts(path: str, revision: str | None = None) -> tuple[int, float 
 
 def check_context(path: str, max_length: int, revision: str | None = None) -> None:
     """Raises DataError where the model has fewer positions than `data.max_length` asks for."""
-    config = _config(path, revision).get_text_config()
+    config = text_config(path, revision)
     limit = getattr(config, "max_position_embeddings", None)
     if limit is not None and max_length > limit:
         raise DataError(f"data.max_length = {max_length}: {path} has {limit} positions")

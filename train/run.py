@@ -14,6 +14,7 @@ from sumzero.train.evaluation import Evaluation
 from sumzero.train.journal import Journal
 from sumzero.train.losses import Losses
 from sumzero.train.preempt import Preemption
+from sumzero.train.sequence_parallel import columns
 from sumzero.train.standing import Standing
 from sumzero.train.throughput import Throughput
 from sumzero.train.watch import StallWatch
@@ -73,7 +74,7 @@ class Run:
         if self.evaluation is None:
             return False
         self.watch.at(self.standing.step, "evaluation")
-        losses = self.evaluation.losses(self.trainer, self.who, self.pad_id)
+        losses = self.evaluation.losses(self.trainer, columns(self.config, self.who), self.pad_id)
         is_best = self.standing.evaluated(losses["loss"])
         self.journal.evaluation(self.standing.step, losses)
         logger.info(

@@ -23,7 +23,7 @@ WORK = [[[LONG, SHORT], [], [SHORT]], [[], [], [LONG]]]  # of each rank, by micr
 COUNT = 12  # supervised tokens of all
 
 
-def prepared(folder, variant, settings=None):
+def prepared(folder, variant, settings=None, **options):
     with zero3_loading(settings or {}):
         lm = load_model(folder, torch.float32, attention=NAME)
     if "lora" in variant:
@@ -34,7 +34,7 @@ def prepared(folder, variant, settings=None):
         lm.get_output_embeddings().weight.requires_grad_(False)
     if "checkpointed" in variant:
         lm.gradient_checkpointing_enable()
-    return SupervisedLM(lm, Backends("sdpa", "sdpa"))
+    return SupervisedLM(lm, Backends("sdpa", "sdpa"), **options)
 
 
 def main(out, zero_file, variants):
