@@ -2,6 +2,7 @@
 
 import platform
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -50,11 +51,17 @@ def make_epochs(store: TokenStore, config: RunConfig, hidden_size: int) -> Epoch
 
 
 def assemble(
-    config: RunConfig, who: Ranks, settings: dict[str, Any], device: torch.device, *, shared: bool
+    config: RunConfig,
+    settings: dict[str, Any],
+    device: torch.device,
+    tell: Callable[[str], None],
+    *,
+    shared: bool,
 ) -> Assembled:
     """Loads the model onto all ranks and proves it; with `shared`, shared documents as well.
 
-    `settings` are DeepSpeed's. Raises a SumZeroError where model or machine do not allow it.
+    `settings` are DeepSpeed's; `tell` is called with what is being done. Raises a SumZeroError
+    where model or machine do not allow it.
     """
     model, train = config.model, config.train
     path = RunFolder.of(config).model_path(config)
@@ -64,16 +71,20 @@ def assemble(
     head_size, softcap = attention_facts(path, model.revision)
     backends = choose_backends(device, dtype, head_size, model.attention, softcap=softcap)
     torch.manual_seed(config.seed)
+    tell("loading the model")
     with engine.zero3_loading(settings):
         lm = load_model(path, dtype, model.revision)
+    tell("comparing weights with the model's files")
     attest(lm, path, model.revision, device)
     if train.gradient_checkpointing:
         lm.gradient_checkpointing_enable()
+    tell("starting DeepSpeed")
     group = SequenceGroup.join(train.sequence_parallel)
     supervised = SupervisedLM(lm, backends, fused=model.fused_layers, group=group)
     trainer = engine.Engine(supervised, settings, train)
     if device.type == "cpu":
         keep_freed_memory()  # not before: loading makes copies that are not needed again
+    tell("proving that packing changes nothing")
     difference = prove_packing(trainer.model, lm, len(tokenizer), shared=shared, group=group)
     trainer.model.train()
     return Assembled(trainer, backends, tokenizer.pad_token_id or 0, difference)

@@ -84,12 +84,13 @@ def _begin(
     if resume and is_finished(standing, epochs.num_steps, config.train):
         logger.info("trained already: %s", folder.checkpoints / resume.name)
         return None
-    watch.at(standing.step, "loading")
     settings = engine.deepspeed_settings(
         config.model, config.train, epochs.num_micro_steps(columns(config, who).world)
     )
     shared = config.data.share_documents and epochs.store.num_branches > len(epochs.store)
-    made = assemble(config, who, settings, device, shared=shared)
+    made = assemble(
+        *(config, settings, device), lambda doing: watch.at(standing.step, doing), shared=shared
+    )
     losses = Losses(made.trainer.gather, config.train.spike)
     if resume:
         made.trainer.load(folder.checkpoints, resume.name)

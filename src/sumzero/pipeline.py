@@ -126,7 +126,6 @@ def default_ranks() -> int:
 
 
 def _train(folder: RunFolder, num_ranks: int) -> None:
-    from sumzero.runfolder import read_json
     from sumzero.train import checkpoint
 
     _process(
@@ -135,10 +134,13 @@ def _train(folder: RunFolder, num_ranks: int) -> None:
         *("--module", "sumzero.train", str(folder.config)),
     )
     # DeepSpeed's launcher can exit with 0 after its agent was killed: look for the result.
-    steps = read_json(folder.plan, "deepspeed --module sumzero.train")["steps"]
     name = checkpoint.newest(folder.checkpoints)
-    if name is None or checkpoint.read_state(folder.checkpoints, name)["step"] != steps:
-        raise RunError(f"{folder.checkpoints}: training ended before step {steps}; run it again")
+    if name is None or not _is_finished(checkpoint.read_state(folder.checkpoints, name)):
+        raise RunError(f"{folder.checkpoints}: training ended before its last step; run it again")
+
+
+def _is_finished(state: dict[str, Any]) -> bool:
+    return bool(state.get("standing", {}).get("finished"))
 
 
 def _generate(config: RunConfig, folder: RunFolder, system: str) -> None:
