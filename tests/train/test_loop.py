@@ -105,19 +105,19 @@ def test_steps_that_are_not_finite_are_skipped_and_end_the_run(run_file, start_r
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("ranks", "override", "told"),
     [
-        ("train.bins_per_step=1", "train.bins_per_step = 1 for 2 ranks"),
-        ("train.wandb=sums", "train.wandb: wandb is not installed; pip install wandb"),
+        (2, "train.bins_per_step=1", "train.bins_per_step = 1 for 2 ranks"),
+        (1, "train.wandb=sums", "train.wandb: wandb is not installed; pip install wandb"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_loaded(
-    run_file, start_ranks, override, told
+    run_file, start_ranks, ranks, override, told
 ):
     folder = _prepared(run_file, "refused")
     before = sorted(folder.root.rglob("*"))
-    launched = start_ranks(2, run_file, "name=refused", override)
-    assert launched.codes() == [2, 2]
+    launched = start_ranks(ranks, run_file, "name=refused", override)
+    assert launched.codes() == [2] * ranks
+    assert len(launched.lines()) == ranks  # without a launcher nobody ends the second one
     assert all(told in line for line in launched.lines())
-    assert len(launched.lines()) == 2  # without a launcher nobody ends the second one
     assert sorted(folder.root.rglob("*")) == before
