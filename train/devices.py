@@ -21,9 +21,9 @@ PCIE_4, PCIE_5 = 32 * _GB, 64 * _GB  # 16 lanes, one direction; PCI-SIG
 class Device:
     """FLOP/s by dtype, bytes of memory, bytes/s of memory and, a device, of links.
 
-    `link` joins the devices of a node (NVLink, Infinity Fabric, else PCIe); `host` joins device and
-    host memory; `network` is a device's share of a node's adapters, as the vendor's own system has
-    them, or 25 GB/s (200 Gbit/s a device) where there is none.
+    `link` joins all devices of a node: NVLink or Infinity Fabric, else PCIe, since bridges join two
+    or four. `host` joins device and host memory. `network` is a device's share of a node's adapters
+    in the vendor's own system, or 25 GB/s (200 Gbit/s a device) where there is none.
     """
 
     name: str
@@ -75,10 +75,10 @@ DEVICES = (
     # NVIDIA H100 data sheet (2023): 1,979, 1,671 and 1,513 TFLOP/s with sparsity; NVLink 900 GB/s.
     # DGX H100 and H200: eight adapters of 400 Gbit/s.
     _device("NVIDIA H100 80GB HBM3", 989.5, 67, 80, 3350, 450, PCIE_5, 50),
-    _device("NVIDIA H100 NVL", 835.5, 60, 94, 3900, 300, PCIE_5),
+    _device("NVIDIA H100 NVL", 835.5, 60, 94, 3900, 64, PCIE_5),
     _device("NVIDIA H100 PCIe", 756.5, 51, 80, 2000, 64, PCIE_5),
     # NVIDIA H200 data sheet (2024): 1,979 and 1,671 TFLOP/s with sparsity.
-    _device("NVIDIA H200 NVL", 835.5, 60, 141, 4800, 450, PCIE_5),
+    _device("NVIDIA H200 NVL", 835.5, 60, 141, 4800, 64, PCIE_5),
     _device("NVIDIA H200", 989.5, 67, 141, 4800, 450, PCIE_5, 50),
     # NVIDIA HGX B200 data sheet (2024), an eighth of the board: 36 PFLOP/s with sparsity, 600
     # TFLOP/s in float32, 1.4 TB, 62 TB/s, NVLink 14.4 TB/s.

@@ -1,4 +1,4 @@
-"""Run by test_memory.py on two ranks: the bytes that DeepSpeed keeps, by part, before a step."""
+"""Run by test_zero.py on two ranks: the bytes that DeepSpeed keeps, by part, before a step."""
 
 import gc
 import json
