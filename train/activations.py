@@ -53,7 +53,7 @@ def layer_bytes(structure: Structure, tokens: int, itemsize: int) -> int:
     if structure.norms_heads:
         elements += queries + keys
         floats += structure.heads * (queries + keys) // queries
-    if not structure.trims:  # layers that are not fused
+    if not structure.fused:
         elements += 6 * size // itemsize * 2 + structure.intermediate
     adapters = sum(w.shape[0] for w in structure.weights if w.name.endswith(".lora_A"))
     return tokens * (itemsize * (elements + adapters // structure.layers) + 4 * floats)

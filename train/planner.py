@@ -23,7 +23,7 @@ from sumzero.train.communication import Cluster
 from sumzero.train.epoch import Epoch, Epochs
 from sumzero.train.estimate import Estimate, Option
 from sumzero.train.examples import check_prepared, store_file
-from sumzero.train.model import check_context
+from sumzero.train.model import check_context, hidden_size
 from sumzero.train.store import TokenStore
 from sumzero.train.structure import Structure
 
@@ -57,6 +57,9 @@ def outlook(config: RunConfig, cluster: Cluster, room: int) -> Outlook:
     DataError where the model is not there or its context too short.
     """
     folder = RunFolder.of(config)
+    path = folder.model_path(config)
+    if config.model.path != "scratch":
+        hidden_size(path, config.model.revision)  # told before data that it would be prepared with
     check_prepared(config, folder)
     groups = cluster.world // config.train.sequence_parallel
     if cluster.world % config.train.sequence_parallel:
@@ -69,7 +72,6 @@ def outlook(config: RunConfig, cluster: Cluster, room: int) -> Outlook:
             f"--gpus: {cluster.world} GPUs take {groups} bins at once, but a step has "
             f"train.bins_per_step = {config.train.bins_per_step}; raise it, or take fewer GPUs"
         )
-    path = folder.model_path(config)
     structure = Structure.of(config)
     check_context(path, config.data.max_length, config.model.revision)
     epochs = Epochs(TokenStore(store_file(folder, "train")), config, structure.hidden)

@@ -63,8 +63,8 @@ class Structure:
     """A model's weights, each once, in its own order, and the sizes that activations depend on.
 
     `queries` and `keys` are heads times their size; `intermediate` what a token uses of it.
-    `norms_heads` where queries and keys are normalised; `trims` where the last layer runs on
-    supervised positions only; `base` says how frozen weights are held.
+    `norms_heads` where queries and keys are normalised; `fused` where layers are SumZero's; `trims`
+    where the last one runs on supervised positions only; `base` says how frozen weights are held.
     """
 
     weights: tuple[Weight, ...]
@@ -76,6 +76,7 @@ class Structure:
     intermediate: int
     vocab: int
     norms_heads: bool
+    fused: bool
     trims: bool
     trained_head: bool
     positions: int | None = None
@@ -105,7 +106,7 @@ class Structure:
         trims = False
         if fused:
             patched = patch(model)
-            trims = patched.trims
+            trims = patched.trims  # of the models whose layers are known
             patched.undo()
         heads = config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -120,6 +121,7 @@ class Structure:
             intermediate=_intermediate(config),
             vocab=config.vocab_size,
             norms_heads="q_norm" in names,
+            fused=trims,
             trims=trims,
             trained_head=lora is None,
             positions=getattr(config, "max_position_embeddings", None),
