@@ -15,7 +15,7 @@ for the attention kernel; peaks on a GPU were not measured.
 from dataclasses import dataclass
 
 from sumzero.train.structure import Structure
-from sumzero.train.zero import Zero, persistent_numel
+from sumzero.train.zero import Zero
 
 _TILE = 256 * 2**20  # bytes of logits at once, where the head's gradient is summed or not needed
 
@@ -84,10 +84,7 @@ def buffers(
 ) -> int:
     """Bytes on the device of what is on its way: buckets, gathered parameters, whole gradients.
 
-    `share` is the number of elements whose gradients a rank sums up. Under stage 3, gathered are a
-    bucket ahead, twice while it is taken apart, the largest parameter, and parameters that are to
-    be used again within `stage3_max_reuse_distance`, half of it in either direction of the turn
-    from forward to backward.
+    `share` is the number of elements whose gradients a rank sums up.
     """
     largest_gradient = itemsize * max(w.numel for w in structure.weights if w.trained)
     bucket = itemsize * zero.reduce_bucket
@@ -96,11 +93,31 @@ def buffers(
         again = micro_steps > 1 and zero.offload_optimizer == "none"
         sums = 0 if zero.accumulates_float32 or not again else itemsize * share
         return bucket * (1 + zero.overlaps) * (zero.stage > 0) + largest_gradient + sums
-    gathered = structure.numel - persistent_numel(structure, zero)
-    live = structure.largest + 2 * zero.prefetch_bucket + zero.max_reuse // 2
+    # A bucket that was gathered is copied into its parameters.
+    gathered = gathered_numel(structure, zero)
+    gathered += min(gathered, zero.prefetch_bucket)
     # A bucket, and its copy in the order of the ranks.
     reduced = bucket * zero.contiguous + itemsize * min(zero.reduce_bucket, structure.trained_numel)
-    return itemsize * min(gathered, live) + reduced + largest_gradient
+    return itemsize * gathered + reduced + largest_gradient
+
+
+def gathered_numel(structure: Structure, zero: Zero) -> int:
+    """Elements of parameters that a rank of stage 3 has whole at once, at the most.
+
+    Every module that runs asks for another `stage3_prefetch_bucket_size` ahead, so that prefetching
+    stops at `stage3_max_live_parameters` only. Parameters that are used again within
+    `stage3_max_reuse_distance` stay: half of it in either direction of the turn from forward to
+    backward. What a module needs at once comes on top, twice where layers are run again.
+    """
+    split = [w for w in structure.weights if w.numel > zero.persistence]
+    if structure.base == "4bit":
+        split = [w for w in split if w.trained or w.layer is None]
+    if not split:
+        return 0
+    of_layers = max((w.numel for w in split if w.layer is not None), default=0)
+    needed = max(w.numel for w in split) + of_layers
+    ahead = zero.max_live if zero.prefetch_bucket else 0
+    return min(sum(w.numel for w in split), needed + max(ahead, zero.max_reuse // 2))
 
 
 def update_bytes(zero: Zero, share: int, itemsize: int) -> int:

@@ -41,6 +41,7 @@ def table(config: RunConfig, found: Outlook) -> str:
         ).rstrip()
         for row in rows
     ]
+    lines += [f"{name}: cannot run this recipe: {why}" for name, why in found.refused.items()]
     notes = [f"  - {text}" for text in assumptions(found)]
     return "\n".join([head, "", *lines, "", *verdict(found), "", "assumed:", *notes])
 
@@ -85,6 +86,7 @@ def as_json(config: RunConfig, found: Outlook) -> dict[str, Any]:
         "max_length": config.data.max_length,
         "bins_per_step": config.train.bins_per_step,
         "options": options,
+        "refused": found.refused,
         "recipe": options[found.options.index(found.own)],
         "recommended": (
             None if found.chosen is None else options[found.options.index(found.chosen)]

@@ -35,7 +35,7 @@ _ALIKE = 0.02  # speeds that differ by less are taken for equal
 class Outlook:
     """All options; `own` is the recipe's and `chosen` the fastest that fits, None where none does.
 
-    `room` is a device's memory in bytes.
+    `room` is a device's memory in bytes; `refused` says why a preset cannot run the recipe.
     """
 
     structure: Structure
@@ -44,6 +44,7 @@ class Outlook:
     options: tuple[Option, ...]
     own: Option
     chosen: Option | None
+    refused: dict[str, str]
 
     def over(self, option: Option) -> int:
         """Bytes that an option needs beyond what there is; 0: it fits."""
@@ -87,17 +88,23 @@ def weigh(
 ) -> Outlook:
     """The same for a model and an epoch at hand."""
     estimate = Estimate(config, structure, epoch, cluster, room)
-    options = tuple(estimate.option(*choice) for choice in _choices(config, structure, cluster))
     train = config.train
     wanted = (train.deepspeed, train.gradient_checkpointing, train.sequence_parallel)
-    own = next(x for x in options if (x.preset, x.checkpointing, x.sequence_parallel) == wanted)
+    own = estimate.option(*wanted)
+    options: list[Option] = []
+    refused: dict[str, str] = {}
+    for choice in _choices(config, structure, cluster):
+        try:
+            options.append(own if choice == wanted else estimate.option(*choice))
+        except ConfigError as error:
+            refused[choice[0]] = str(error)
     fitting = [option for option in options if option.memory.total <= room]
     chosen = None
     if fitting:
         fastest = max(option.rate for option in fitting)
         alike = [option for option in fitting if option.rate >= fastest * (1 - _ALIKE)]
         chosen = own if own in alike else min(alike, key=lambda option: option.memory.total)
-    return Outlook(structure, cluster, room, options, own, chosen)
+    return Outlook(structure, cluster, room, tuple(options), own, chosen, refused)
 
 
 def _choices(

@@ -7,6 +7,7 @@ import sys
 import warnings
 
 import torch
+from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
 from peft import LoraConfig, inject_adapter_in_model
 
 from sumzero.config import Model, Train
@@ -59,7 +60,23 @@ def parts(engine, before):
     }
 
 
-def measured(folder, zero_file, dtype, rank):
+class Gathered:
+    """The most elements of parameters that were whole at once, under stage 3."""
+
+    peak = 0
+
+    def __init__(self):
+        fetch, count = PartitionedParameterCoordinator.fetch_sub_module, "n_available_params"
+
+        def counted(coordinator, *arguments, **named):
+            fetch(coordinator, *arguments, **named)
+            now = getattr(coordinator, f"_PartitionedParameterCoordinator__{count}")
+            self.peak = max(self.peak, now)
+
+        PartitionedParameterCoordinator.fetch_sub_module = counted
+
+
+def measured(gathered, folder, zero_file, dtype, rank):
     train = Train(deepspeed=zero_file)
     settings = deepspeed_settings(Model(dtype=dtype), train, MICRO_STEPS)
     before = living()
@@ -73,17 +90,20 @@ def measured(folder, zero_file, dtype, rank):
     engine = Engine(SupervisedLM(lm, Backends("sdpa", "sdpa")).train(), settings, train)
     del lm
     for micro_step in range(2 * MICRO_STEPS):  # in the second step all state is there
+        if micro_step == MICRO_STEPS:  # and modules are known in their order
+            gathered.peak = 0
         if micro_step:
             engine.step(1e-3)
         engine.backward(engine.model(BATCH), 2)
-    found = parts(engine, before)
+    found = parts(engine, before) | {"gathered": gathered.peak}
     engine.step(1e-3)
     return found
 
 
 def main(out, cases):
     start(ranks())
-    found = {name: measured(*case) for name, case in cases.items()}
+    gathered = Gathered()
+    found = {name: measured(gathered, *case) for name, case in cases.items()}
     everyone = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(everyone, found)
     if torch.distributed.get_rank() == 0:

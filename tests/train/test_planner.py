@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from sumzero import ds_configs
 from sumzero.errors import ConfigError, RunError
 from sumzero.runfile import check
 from sumzero.train.communication import Cluster
@@ -144,6 +145,20 @@ def test_shared_bins_are_counted_without_the_trimmed_layer():
     assert shared.memory.activations < 0.3 * alone.memory.activations
     assert shared.flops > alone.flops
     assert shared.longest_bin > 3 * alone.longest_bin
+
+
+def test_a_preset_that_cannot_run_the_recipe_is_named(monkeypatch, tmp_path):
+    """Others are planned all the same."""
+    (tmp_path / "odd.json").write_text('{"train_batch_size": 3}')
+    (tmp_path / "two.json").write_text('{"zero_optimization": {"stage": 2}}')
+    (tmp_path / "zero3.json").write_text('{"zero_optimization": {"stage": 3}}')
+    monkeypatch.setattr(ds_configs, "__file__", str(tmp_path / "__init__.py"))
+    found = plan_8b(8)
+    assert {option.preset for option in found.options} == {"two", "zero3"}
+    assert "odd holds train_batch_size" in found.refused["odd"]
+    assert "odd: cannot run this recipe: train.deepspeed: odd holds" in table(
+        recipe(8192, 64), found
+    )
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sumzero.config import Lora
+from sumzero.train.activations import gathered_numel
 from sumzero.train.structure import Structure
 from sumzero.train.zero import Zero, model_state
 
@@ -20,6 +21,7 @@ from .tiny_models import tiny_config, tiny_model
 # Parameters enough for what a test leaves in memory besides to be less than 1%.
 SHAPE = {"vocab_size": 2048, "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3}
 RANK = 8
+PARTS = ("parameters", "gradients", "optimizer")
 ON_CPU = {"device": "cpu"}
 SPLIT = {"stage": 3, "stage3_param_persistence_threshold": 200}
 ZERO = {  # buckets of next to nothing: they are no model state
@@ -34,6 +36,11 @@ SMALL = {
     "stage3_max_live_parameters": 0,
     "stage3_max_reuse_distance": 0,
 }
+GATHERS = {  # how far ahead, how many at once, how soon they are used again
+    "far ahead": {"stage3_prefetch_bucket_size": 20_000, "stage3_max_live_parameters": 200_000},
+    "kept": {"stage3_max_reuse_distance": 400_000},
+}
+ZERO |= {name: SPLIT | sizes for name, sizes in GATHERS.items()}
 FLOAT32_SUMS = {"data_types": {"grad_accum_dtype": "fp32"}}
 CASES = [
     (name, dtype, rank, "own")
@@ -42,12 +49,13 @@ CASES = [
     for rank in (0, RANK)
 ] + [
     ("zero2_offload", "bfloat16", 0, "own"),
-    *((name, "bfloat16", 0, "float32") for name in ZERO),
+    *((name, "bfloat16", 0, "float32") for name in ZERO if name not in GATHERS),
+    *((name, "bfloat16", 0, "own") for name in GATHERS),
 ]
 
 
 def settings(name, sums):
-    return {"zero_optimization": ZERO[name] | SMALL} | (FLOAT32_SUMS if sums == "float32" else {})
+    return {"zero_optimization": SMALL | ZERO[name]} | (FLOAT32_SUMS if sums == "float32" else {})
 
 
 def structure(rank):
@@ -97,9 +105,20 @@ def test_model_state_is_what_deepspeed_allocates(allocated, name, dtype, rank, s
         world=2,
         micro_steps=2,
     )
-    for part in ("parameters", "gradients", "optimizer"):
+    for part in PARTS:
+        if name in GATHERS and part != "optimizer":
+            continue  # gathered parameters are still there
         found = max(one[f"{name} {dtype} {rank} {sums}"][part] for one in allocated)
         assert getattr(state, part).total == pytest.approx(found, rel=0.01), part
+
+
+@pytest.mark.parametrize("name", ["zero3", *GATHERS])
+def test_no_more_is_gathered_at_once_than_the_formula_says(allocated, name):
+    of, zero = STRUCTURES[0], Zero.of(settings(name, "own"))
+    found = max(one[f"{name} bfloat16 0 own"]["gathered"] for one in allocated)
+    said = gathered_numel(of, zero)
+    assert found <= said < of.numel
+    assert said - found <= 2 * of.largest
 
 
 @given(
@@ -117,7 +136,7 @@ def test_more_ranks_never_hold_more_each(name, itemsize, rank, world, times):
         for x in (world, world * times)
     )
     padding = 16 * itemsize * world * times
-    for part in ("parameters", "gradients", "optimizer"):
+    for part in PARTS:
         assert getattr(more, part).total <= getattr(fewer, part).total + padding
 
 
