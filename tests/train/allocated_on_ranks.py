@@ -103,6 +103,7 @@ def measured(gathered, folder, zero_file, dtype, rank):
 def main(out, cases):
     start(ranks())
     gathered = Gathered()
+    gc.freeze()  # what was imported is not looked through again
     found = {name: measured(gathered, *case) for name, case in cases.items()}
     everyone = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(everyone, found)

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sumzero.config import Lora
 from sumzero.kernels.packed_attention import NAME
 from sumzero.kernels.segments import Backends
-from sumzero.train.batches import Branch, Family, make_batch
+from sumzero.train.batches import Branch, Family, family, make_batch
 from sumzero.train.flops import Rates, StepFlops, Work, supervised_pairs
 from sumzero.train.structure import Structure
 from sumzero.train.supervised import SupervisedLM
@@ -105,3 +105,53 @@ def test_pairs_of_supervised_queries():
             *(np.array([x]) for x in (prefix + count * fed, pairs, count * target, count))
         )
         assert found[0] == pytest.approx(want, rel=1e-12)
+
+
+def rows(documents):
+    """Of 12 targets; those of one document are its branches."""
+    return [
+        {
+            "id": str(i),
+            "document": f"Text {i % documents}. " + "A text to sum up. " * (1 + i % documents % 4),
+            "target": "A text. " * (1 + i % 3),
+        }
+        for i in range(12)
+    ]
+
+
+@pytest.mark.parametrize(("documents", "tolerance"), [(12, 0), (4, 0.05)])
+def test_a_step_has_the_operations_of_its_bins(prepared, model_folder, documents, tolerance):
+    """Against the batches that training is fed with; branches are taken to be equally long."""
+    made = prepared(
+        rows(documents), model=model_folder, max_length=96, training={"bins_per_step": 2}
+    )
+    epochs = made.epochs()
+    epoch, structure = epochs.epoch(0), Structure.of(made.config)
+    flops, work = StepFlops(structure), Work.of(epoch)
+    np.testing.assert_array_equal(work.tokens, epoch.plan.tokens)
+    for number in range(epoch.plan.num_bins):
+        batch = make_batch(
+            [family(epochs.store, epoch.layout, piece) for piece in epoch.plan.members(number)], 0
+        )
+        seen = batch.position_ids[0] + 1  # of its own document, a token sees those before it
+        assert work.pairs[number] == seen.sum()
+        assert work.supervised[number] == len(batch.positions)
+        last = int(seen[batch.positions].sum())
+        assert work.last_pairs[number] == pytest.approx(last, rel=tolerance, abs=1e-6)
+    steps = [flops.step(epoch, index) for index in range(epoch.plan.num_steps)]
+    for found, rates in zip(
+        zip(*steps, strict=True), (flops.model, flops.conventional), strict=True
+    ):
+        # Each step is rounded to a whole operation.
+        assert sum(found) == pytest.approx(rates.of(work).sum(), rel=0, abs=len(steps))
+
+
+def test_the_conventional_figure_is_six_operations_a_token_and_parameter():
+    """The head's and the layers' matrices and norms, without the table of embeddings."""
+    structure = Structure.of_model(tiny_model("llama"))
+    table = 300 * 32
+    rates = StepFlops(structure).conventional
+    assert rates.token == 6 * (structure.numel - table - 32)  # nor the last norm, of no layer
+    assert rates.pair == 2 * 12 * structure.layers * structure.queries
+    frozen = StepFlops(Structure.of_model(tiny_model("llama"), Lora(rank=RANK)))
+    assert frozen.model.token < StepFlops(structure).model.token
