@@ -25,8 +25,8 @@ def table(config: RunConfig, found: Outlook) -> str:
     """For people."""
     structure, cluster = found.structure, found.cluster
     head = (
-        f"{config.model.path}: {structure.numel / 1e9:.3g}B parameters, "
-        f"{structure.trained_numel / 1e9:.3g}B trained, {config.model.dtype}; "
+        f"{config.model.path}: {_count(structure.numel)} parameters, "
+        f"{_count(structure.trained_numel)} trained, {config.model.dtype}; "
         f"{cluster.world} x {cluster.device.name}, {cluster.local} a node, "
         f"{found.room / GIB:.0f} GiB each\n"
         f"a step: {config.train.bins_per_step} bins of {config.data.max_length} tokens, "
@@ -127,6 +127,10 @@ def _cells(option: Option, found: Outlook) -> list[str]:
         f"{option.longest_bin:,}",
         (f"does not fit: {over / GIB:.1f} GiB over" if over else "fits") + own + mark,
     ]
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e9:.3g}B" if number >= 1e9 else f"{number / 1e6:.3g}M"
 
 
 def _gib(size: float) -> str:
