@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from sumzero.train.epoch import Epochs, Layout
+from sumzero.train.flops import StepFlops
 from sumzero.train.store import TokenStore
 
 Ids: TypeAlias = NDArray[np.int32] | Sequence[int]
@@ -70,13 +71,15 @@ class Batch:
 class StepBatches:
     """The micro-batches of a step of one rank, or of each of the ranks that share its bins.
 
-    `weight`, which the summed loss is divided by, and the tokens are of all ranks together.
+    `weight`, which the summed loss is divided by, the tokens and the model's `flops`, 0 where they
+    are not counted, are of all ranks together.
     """
 
     batches: list[Batch]
     weight: int
     supervised_tokens: int
     tokens: int
+    flops: int = 0
 
 
 def make_batch(families: Sequence[Family], pad_id: int, loss_weight: LossWeight = "token") -> Batch:
@@ -171,6 +174,7 @@ def batches(
     stop: int,
     pad_id: int,
     loss_weight: LossWeight = "token",
+    flops: StepFlops | None = None,
 ) -> Iterator[tuple[int, StepBatches]]:
     """Yields (global step, one rank's batches) for the steps from `start` up to `stop`.
 
@@ -186,7 +190,9 @@ def batches(
         made = [make_batch(families, pad_id, loss_weight) for families in members]
         all_bins = plan.step(index)
         counts = (plan.weight, plan.supervised, plan.tokens)
-        return step, StepBatches(made, *(int(count[all_bins].sum()) for count in counts))
+        totals = (int(count[all_bins].sum()) for count in counts)
+        operations = flops.step(epoch, index)[0] if flops is not None else 0
+        return step, StepBatches(made, *totals, operations)
 
     with ThreadPoolExecutor(1, "batches") as pool:
         steps = iter(range(start, stop))

@@ -16,9 +16,11 @@ from sumzero.runfolder import RunFolder, alone, write_json
 from sumzero.train import checkpoint, engine, journal
 from sumzero.train.assemble import Assembled, assemble, check_ranks, environment, make_epochs
 from sumzero.train.batches import StepBatches, batches
+from sumzero.train.devices import peak_flops
 from sumzero.train.epoch import Epochs
 from sumzero.train.evaluation import Evaluation
 from sumzero.train.examples import check_prepared, store_file
+from sumzero.train.flops import StepFlops
 from sumzero.train.losses import Losses
 from sumzero.train.model import hidden_size
 from sumzero.train.preempt import Asked, Preemption
@@ -138,6 +140,7 @@ def _steps(run: Run) -> bool:
         stop=num_steps,
         pad_id=run.pad_id,
         loss_weight=train.loss_weight,
+        flops=StepFlops.of(run.config),
     )
     for step, work in feed:
         run.watch.at(step + 1, "forward and backward")
@@ -146,7 +149,7 @@ def _steps(run: Run) -> bool:
         standing.step = step + 1
         run.losses.add(standing.step, work.weight, loss)
         run.count_skipped()
-        run.throughput.add(work.tokens, 0.0)
+        run.throughput.add(work.tokens, work.flops)
         run.watch.at(standing.step, "between steps")
 
         is_last = standing.step == num_steps
@@ -221,7 +224,11 @@ def _evaluation(config: RunConfig, folder: RunFolder) -> Evaluation | None:
 
 
 def _peak_flops(config: RunConfig, device: torch.device) -> float | None:
-    return 1e12 * config.train.peak_tflops if config.train.peak_tflops else None
+    """Of one device, FLOP/s; None where nothing is published for it and the recipe says nothing."""
+    if config.train.peak_tflops is not None:
+        return 1e12 * config.train.peak_tflops
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return peak_flops(name, config.model.dtype)
 
 
 def _summary(

@@ -113,3 +113,19 @@ def _config(path: str, revision: str | None) -> Any:
 
 def _reason(error: BaseException) -> str:
     return " ".join(str(error).split())
+
+
+def skeleton(path: str, revision: str | None = None) -> PreTrainedModel:
+    """The model on the meta device: its modules and shapes, from its configuration alone.
+
+    Raises DataError where there is no such model or it is not a causal LM of transformers.
+    """
+    config = _config(path, revision)
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(
+                config, dtype=torch.bfloat16, trust_remote_code=False
+            )
+    except (ValueError, ImportError, TypeError) as error:
+        raise DataError(f"{path}: no model can be built: {_reason(error)}") from None
+    return model

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -95,6 +96,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     prepare.add_argument("--processes", type=_count, help="that tokenise (default: one a core)")
     prepare.add_argument("--json", action="store_true", help="print the report as JSON")
+    plan = add_stage(
+        "plan",
+        _plan,
+        "Memory, traffic and speed of each DeepSpeed preset, and which to take; needs no GPU.",
+        "sumzero plan recipes/full_8b_zero3.toml --gpus 16 --gpu-memory 80",
+    )
+    plan.add_argument("--gpus", type=_count, required=True, help="in all, over all nodes")
+    plan.add_argument("--gpu-memory", type=_gibibytes, metavar="GIB", help="default: the device's")
+    plan.add_argument("--device", default="H100", help="as torch names it, or short; default H100")
+    plan.add_argument("--gpus-per-node", type=_count, default=8, help="default: 8")
+    plan.add_argument("--json", action="store_true", help="print one JSON object")
     export = add_stage(
         "export",
         _export,
@@ -139,6 +151,13 @@ def _count(text: str) -> int:
     return number
 
 
+def _gibibytes(text: str) -> float:
+    size = float(text)
+    if not 0 < size < math.inf:
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+    return size
+
+
 def _config(options: argparse.Namespace) -> RunConfig:
     config = load(run_file(options.run), options.overrides)
     given = Path(options.run)
@@ -177,6 +196,20 @@ def _prepare(options: argparse.Namespace) -> int:
 
     report = prepare(_config(options), options.processes)
     print(json.dumps(report) if options.json else summary(report))
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from sumzero.train.communication import Cluster
+    from sumzero.train.devices import device_called
+    from sumzero.train.estimate import GIB
+    from sumzero.train.outlook_table import as_json, table
+    from sumzero.train.planner import outlook
+
+    config, device = _config(options), device_called(options.device)
+    room = round(options.gpu_memory * GIB) if options.gpu_memory else device.memory
+    found = outlook(config, Cluster(device, options.gpus, options.gpus_per_node), room)
+    print(json.dumps(as_json(config, found)) if options.json else table(config, found))
     return 0
 
 
