@@ -190,9 +190,9 @@ def batches(
         made = [make_batch(families, pad_id, loss_weight) for families in members]
         all_bins = plan.step(index)
         counts = (plan.weight, plan.supervised, plan.tokens)
-        totals = (int(count[all_bins].sum()) for count in counts)
+        weight, supervised, tokens = (int(count[all_bins].sum()) for count in counts)
         operations = flops.step(epoch, index)[0] if flops is not None else 0
-        return step, StepBatches(made, *totals, operations)
+        return step, StepBatches(made, weight, supervised, tokens, operations)
 
     with ThreadPoolExecutor(1, "batches") as pool:
         steps = iter(range(start, stop))
