@@ -1,67 +1,27 @@
-"""DeepSpeed, and nothing else of the project touches it: ZeRO-3, the step, shards on disk.
-
-`ds_configs/` hold ZeRO, offload and communication keys; batch, precision and clipping come from the
-recipe, so that no setting is said twice.
-"""
+"""DeepSpeed, and nothing else of the project touches it: ZeRO, the step, shards on disk."""
 
 import io
-import json
 import os
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sumzero import ds_configs
-from sumzero.config import Model, Train
+from pydantic import ValidationError
+
+from sumzero.config import Train
 from sumzero.errors import ConfigError, RunError
 from sumzero.ranks import Ranks
 from sumzero.train.supervised import PREFIX
+from sumzero.train.zero_settings import deepspeed_settings as deepspeed_settings
+from sumzero.train.zero_settings import swap_folders, zero_stage
 
 # transformers reads ahead in threads without it: a model at once, where experts are fused.
 _SEQUENTIAL = "HF_DEACTIVATE_ASYNC_LOAD"
-_OURS = {
-    "train_batch_size": "train.bins_per_step",
-    "train_micro_batch_size_per_gpu": "train.bins_per_step",
-    "gradient_accumulation_steps": "train.bins_per_step",
-    "gradient_clipping": "train.clip",
-    "bf16": "model.dtype",
-    "fp16": "model.dtype",
-    "optimizer": "train.lr, train.betas, train.weight_decay",
-    "scheduler": "train.schedule",
-}
-
-
-def deepspeed_settings(model: Model, train: Train, num_micro_steps: int) -> dict[str, Any]:
-    """The DeepSpeed configuration of a run: the preset plus what the recipe says.
-
-    Raises ConfigError where there is no such preset, or it holds a key that the recipe sets, or
-    parameters would be out of reach.
-    """
-    preset = _read_preset(train.deepspeed)
-    conflicts = [f"{key} (set {_OURS[key]})" for key in preset if key in _OURS]
-    if conflicts:
-        raise ConfigError(
-            f"train.deepspeed: {train.deepspeed} holds {', '.join(conflicts)}; "
-            "the recipe sets these"
-        )
-    offload = preset.get("zero_optimization", {}).get("offload_param", {})
-    if offload.get("device") == "nvme":
-        raise ConfigError(
-            f"train.deepspeed: {train.deepspeed} offloads parameters to NVMe, where their values "
-            "cannot be compared with the model's files; offload them to the CPU"
-        )
-    return preset | {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": num_micro_steps,
-        "gradient_clipping": train.clip,
-        "bf16": {"enabled": model.dtype == "bfloat16"},
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 2**31 - 1,
-    }
+_QUANTIZED = ("zero_quantized_weights", "zero_quantized_gradients")
 
 
 def start(who: Ranks) -> torch.device:
@@ -106,9 +66,10 @@ def zero3_loading(settings: dict[str, Any]) -> Iterator[None]:
     load together, and add modules of their own, such as adapters, afterwards. Nothing happens below
     stage 3.
     """
-    if settings.get("zero_optimization", {}).get("stage", 0) != 3:
+    if zero_stage(settings) != 3:
         yield
         return
+    _check(settings)
     import deepspeed
     from torch.nn.modules.module import register_module_parameter_registration_hook
 
@@ -135,7 +96,7 @@ def own_share(tensor: Any) -> tuple[torch.Tensor, int, int]:
     """Of a parameter: what this rank holds of it, flat; where that begins; ranks that share it."""
     if not hasattr(tensor, "ds_tensor"):
         return tensor.detach().reshape(-1), 0, 1
-    part, group = tensor.ds_tensor, tensor.ds_process_group
+    part, group = _in_memory(tensor), tensor.ds_process_group
     begin = part.numel() * torch.distributed.get_rank(group)
     # The last partitions are padded.
     return (
@@ -145,10 +106,28 @@ def own_share(tensor: Any) -> tuple[torch.Tensor, int, int]:
     )
 
 
+def _in_memory(tensor: Any) -> torch.Tensor:
+    """This rank's partition of a parameter; one that lies on NVMe is read."""
+    from deepspeed.runtime.swap_tensor.partitioned_param_swapper import PartitionedParamStatus
+
+    part: torch.Tensor = tensor.ds_tensor
+    if tensor.ds_tensor.status is not PartitionedParamStatus.NOT_AVAILABLE:
+        return part
+    tensor.nvme_swapper.swap_in([tensor], async_op=False)
+    part = part.detach().clone()  # the buffer that it was read into is one of few
+    tensor.nvme_swapper.remove_partition_and_release_buffers([tensor])
+    return part
+
+
 class Engine:
-    """A model under ZeRO with its optimizer."""
+    """A model under ZeRO with its optimizer.
+
+    The optimizer is torch's AdamW in its fused form, on every device: one pass over the state, and
+    no compiler. On the CPU, where offloaded state is updated, it is as fast as DeepSpeed's CPUAdam.
+    """
 
     def __init__(self, model: torch.nn.Module, settings: dict[str, Any], train: Train) -> None:
+        _check(settings)
         import deepspeed
 
         # DeepSpeed leaves the buffers of a model that is split already where they are.
@@ -156,13 +135,34 @@ class Engine:
         for buffer in model.buffers():
             buffer.data = buffer.data.to(device)
         optimizer = torch.optim.AdamW(
-            _parameter_groups(model, train.weight_decay), lr=train.lr, betas=train.betas
+            _parameter_groups(model, train.weight_decay),
+            lr=train.lr,
+            betas=train.betas,
+            fused=True,
         )
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=settings
         )
+        if zero_stage(settings) < 3:
+            self._create_state()
         self.module: torch.nn.Module = self._engine.module
         self._world = torch.distributed.get_world_size()
+        self._swap = swap_folders(settings)
+        self.stage = zero_stage(settings)
+
+    def _create_state(self) -> None:
+        """Gives AdamW its state before the first step.
+
+        Below stage 3 DeepSpeed links the state of all parameter groups after it has stepped the
+        first one; the others would stay without, in its checkpoints too.
+        """
+        for group in self._optimizer.param_groups:
+            for parameter in group["params"]:
+                self._optimizer.optimizer.state[parameter] = {
+                    "step": torch.zeros((), device=parameter.device),
+                    "exp_avg": torch.zeros_like(parameter),
+                    "exp_avg_sq": torch.zeros_like(parameter),
+                }
 
     @property
     def model(self) -> torch.nn.Module:
@@ -187,7 +187,10 @@ class Engine:
 
     @property
     def gradient_norm(self) -> float:
-        """The norm of the last step's gradient before clipping, over all ranks."""
+        """The norm of the last step's gradient before clipping, over all ranks.
+
+        Not finite where the step was skipped; 0 before the first one.
+        """
         return float(self._engine.get_global_grad_norm() or 0.0)
 
     @property
@@ -216,6 +219,10 @@ class Engine:
     def close(self) -> None:
         """Leaves the process group; all ranks together, so that none is gone too early."""
         torch.distributed.barrier()
+        for folder in self._swap:  # of no use to another run; the folder may be a shared one
+            shutil.rmtree(folder / "zero_stage_3", ignore_errors=True)
+            with suppress(OSError):
+                folder.rmdir()
         torch.distributed.destroy_process_group()
 
 
@@ -244,16 +251,41 @@ def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[
     ]
 
 
-def _read_preset(name: str) -> dict[str, Any]:
-    folder = Path(ds_configs.__file__).parent
-    file = Path(name) if name.endswith(".json") else folder / f"{name}.json"
+def _check(settings: dict[str, Any]) -> None:
+    """Refuses what DeepSpeed would fail at later, and less clearly.
+
+    Raises ConfigError where a key of ZeRO's is misspelt or its value wrong, RunError where the
+    machine lacks what the preset needs.
+    """
+    import deepspeed
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    zero = settings.get("zero_optimization", {})
     try:
-        preset = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        known = ", ".join(sorted(preset.stem for preset in folder.glob("*.json")))
-        raise ConfigError(f"train.deepspeed: no {name!r}; presets: {known}, or a .json") from None
-    except ValueError as error:
-        raise ConfigError(f"train.deepspeed: {file} is not valid JSON: {error}") from None
-    if not isinstance(preset, dict):
-        raise ConfigError(f"train.deepspeed: {file} must hold a JSON object")
-    return preset
+        DeepSpeedZeroConfig(**zero)
+    except ValidationError as error:
+        raise ConfigError(
+            [
+                f"train.deepspeed: zero_optimization.{'.'.join(map(str, fault['loc']))}: "
+                f"{fault['msg']}"
+                for fault in error.errors()
+            ]
+        ) from None
+    quantized = [key for key in _QUANTIZED if zero.get(key)]
+    if quantized and deepspeed.accelerator.get_accelerator().device_name() != "cuda":
+        raise RunError(
+            f"train.deepspeed: {' and '.join(quantized)}: DeepSpeed quantizes on CUDA devices only, "
+            "and this machine has none; take another preset, zero3 say"
+        )
+    for folder in swap_folders(settings):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+                AsyncIOBuilder().load(verbose=False)
+        except Exception as error:
+            raise RunError(
+                "train.deepspeed: offload to NVMe: DeepSpeed's async_io cannot be built; install "
+                f"libaio with its headers (libaio-dev, libaio-devel), a C++ compiler and ninja "
+                f"({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+            ) from None
