@@ -281,11 +281,9 @@ def _check(settings: dict[str, Any]) -> None:
     for folder in swap_folders(settings):
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-                AsyncIOBuilder().load(verbose=False)
-        except Exception as error:
+            AsyncIOBuilder().load(verbose=False)
+        except Exception as error:  # no libaio, no compiler, no ninja: each another one
             raise RunError(
                 "train.deepspeed: offload to NVMe: DeepSpeed's async_io cannot be built; install "
-                f"libaio with its headers (libaio-dev, libaio-devel), a C++ compiler and ninja "
-                f"({str(error).splitlines()[0] if str(error) else type(error).__name__})"
-            ) from None
+                "libaio with its headers (libaio-dev or libaio-devel), a C++ compiler and ninja"
+            ) from error
