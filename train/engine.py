@@ -4,20 +4,20 @@ import io
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import torch
-
 from pydantic import ValidationError
 
 from sumzero.config import Train
 from sumzero.errors import ConfigError, RunError
 from sumzero.ranks import Ranks
 from sumzero.train.supervised import PREFIX
+from sumzero.train.swapped import mapped
 from sumzero.train.zero_settings import deepspeed_settings as deepspeed_settings
-from sumzero.train.zero_settings import swap_folders, zero_stage
+from sumzero.train.zero_settings import swap_folder, zero_stage
 
 # transformers reads ahead in threads without it: a model at once, where experts are fused.
 _SEQUENTIAL = "HF_DEACTIVATE_ASYNC_LOAD"
@@ -96,7 +96,7 @@ def own_share(tensor: Any) -> tuple[torch.Tensor, int, int]:
     """Of a parameter: what this rank holds of it, flat; where that begins; ranks that share it."""
     if not hasattr(tensor, "ds_tensor"):
         return tensor.detach().reshape(-1), 0, 1
-    part, group = _in_memory(tensor), tensor.ds_process_group
+    part, group = tensor.ds_tensor, tensor.ds_process_group
     begin = part.numel() * torch.distributed.get_rank(group)
     # The last partitions are padded.
     return (
@@ -104,19 +104,6 @@ def own_share(tensor: Any) -> tuple[torch.Tensor, int, int]:
         begin,
         torch.distributed.get_world_size(group),
     )
-
-
-def _in_memory(tensor: Any) -> torch.Tensor:
-    """This rank's partition of a parameter; one that lies on NVMe is read."""
-    from deepspeed.runtime.swap_tensor.partitioned_param_swapper import PartitionedParamStatus
-
-    part: torch.Tensor = tensor.ds_tensor
-    if tensor.ds_tensor.status is not PartitionedParamStatus.NOT_AVAILABLE:
-        return part
-    tensor.nvme_swapper.swap_in([tensor], async_op=False)
-    part = part.detach().clone()  # the buffer that it was read into is one of few
-    tensor.nvme_swapper.remove_partition_and_release_buffers([tensor])
-    return part
 
 
 class Engine:
@@ -147,7 +134,7 @@ class Engine:
             self._create_state()
         self.module: torch.nn.Module = self._engine.module
         self._world = torch.distributed.get_world_size()
-        self._swap = swap_folders(settings)
+        self._swap = swap_folder(settings)
         self.stage = zero_stage(settings)
 
     def _create_state(self) -> None:
@@ -205,12 +192,16 @@ class Engine:
 
     def save(self, folder: Path, tag: str, state: dict[str, Any]) -> None:
         """Every rank writes its shard to `folder`/`tag`; all ranks call it together."""
-        self._engine.save_checkpoint(str(folder), tag=tag, client_state=state, save_latest=False)
+        with mapped(self._optimizer):
+            self._engine.save_checkpoint(
+                str(folder), tag=tag, client_state=state, save_latest=False
+            )
         torch.distributed.barrier()
 
     def load(self, folder: Path, tag: str) -> dict[str, Any]:
         """Restores weights and optimizer; returns the saved state. Raises RunError on failure."""
-        path, state = self._engine.load_checkpoint(str(folder), tag=tag)
+        with mapped(self._optimizer):
+            path, state = self._engine.load_checkpoint(str(folder), tag=tag)
         if path is None:
             raise RunError(f"{folder / tag}: the checkpoint cannot be loaded")
         found: dict[str, Any] = state
@@ -219,10 +210,8 @@ class Engine:
     def close(self) -> None:
         """Leaves the process group; all ranks together, so that none is gone too early."""
         torch.distributed.barrier()
-        for folder in self._swap:  # of no use to another run; the folder may be a shared one
-            shutil.rmtree(folder / "zero_stage_3", ignore_errors=True)
-            with suppress(OSError):
-                folder.rmdir()
+        if self._swap is not None:  # of no use to another run; ranks of other nodes may share it
+            shutil.rmtree(self._swap, ignore_errors=True)
         torch.distributed.destroy_process_group()
 
 
@@ -275,10 +264,10 @@ def _check(settings: dict[str, Any]) -> None:
     quantized = [key for key in _QUANTIZED if zero.get(key)]
     if quantized and deepspeed.accelerator.get_accelerator().device_name() != "cuda":
         raise RunError(
-            f"train.deepspeed: {' and '.join(quantized)}: DeepSpeed quantizes on CUDA devices only, "
-            "and this machine has none; take another preset, zero3 say"
+            f"train.deepspeed: {' and '.join(quantized)}: DeepSpeed quantizes on CUDA devices "
+            "only, and this machine has none; take another preset, zero3 say"
         )
-    for folder in swap_folders(settings):
+    if (folder := swap_folder(settings)) is not None:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             AsyncIOBuilder().load(verbose=False)

@@ -1,4 +1,4 @@
-"""The DeepSpeed configuration of a run: a preset of `ds_configs/`, or a user's file, and the recipe.
+"""The DeepSpeed configuration of a run: a preset of `ds_configs/` or a user's file, and the recipe.
 
 A preset holds ZeRO, offload and communication keys; batch, precision, clipping and schedule come
 from the recipe, so that no setting is said twice. Sizes that depend on the model or the cluster may
@@ -57,7 +57,6 @@ _OURS = {
         "what is stored could not be compared with the model's files"
     ),
 }
-_OFFLOADS = ("offload_optimizer", "offload_param")
 _LARGEST_BUCKET = 200_000_000  # elements; 0.4 GB in bfloat16
 
 
@@ -85,9 +84,9 @@ def deepspeed_settings(
     for key, value in list(zero.items()):
         if value == "auto" and key in sizes:
             zero[key] = sizes[key]
-    for key in _OFFLOADS:
-        if (zero.get(key) or {}).get("device") == "nvme":
-            zero[key] = zero[key] | {"nvme_path": _swap_folder(zero[key], key, train, swap)}
+    offload = zero.get("offload_optimizer") or {}
+    if offload.get("device") == "nvme":
+        zero["offload_optimizer"] = offload | {"nvme_path": _swap_folder(offload, train, swap)}
     _warn_where_idle(zero, train, who or ranks())
     return preset | {
         "zero_optimization": {key: value for key, value in zero.items() if value != "auto"},
@@ -107,11 +106,10 @@ def zero_stage(settings: dict[str, Any]) -> int:
     return int(settings.get("zero_optimization", {}).get("stage", 0))
 
 
-def swap_folders(settings: dict[str, Any]) -> set[Path]:
-    """Where optimizer state and parameters lie that are offloaded to NVMe; else empty."""
-    zero = settings.get("zero_optimization", {})
-    offloads = (zero.get(key) or {} for key in _OFFLOADS)
-    return {Path(offload["nvme_path"]) for offload in offloads if offload.get("device") == "nvme"}
+def swap_folder(settings: dict[str, Any]) -> Path | None:
+    """Where optimizer state lies that is offloaded to NVMe; None where none is."""
+    offload = settings.get("zero_optimization", {}).get("offload_optimizer") or {}
+    return Path(offload["nvme_path"]) if offload.get("device") == "nvme" else None
 
 
 def _refuse_conflicts(preset: dict[str, Any], train: Train) -> None:
@@ -129,6 +127,11 @@ def _refuse_conflicts(preset: dict[str, Any], train: Train) -> None:
     zero = preset.get("zero_optimization")
     if not isinstance(zero, dict) or zero.get("stage") not in (1, 2, 3):
         raise ConfigError(f"{file}: zero_optimization.stage must be 1, 2 or 3")
+    if (zero.get("offload_param") or {}).get("device") == "nvme":
+        raise ConfigError(
+            f"{file} offloads parameters to NVMe, where DeepSpeed cannot restore them from a "
+            "checkpoint; offload them to the CPU"
+        )
     if train.deepspeed == "zero3_ulysses" and train.sequence_parallel < 2:
         raise ConfigError(
             "train.deepspeed: zero3_ulysses is for bins that several ranks share; set "
@@ -151,34 +154,31 @@ def _sizes(train: Train, hidden_size: int | None, ranks_per_node: int) -> dict[s
     return sizes
 
 
-def _swap_folder(offload: dict[str, Any], key: str, train: Train, swap: Path | None) -> str:
+def _swap_folder(offload: dict[str, Any], train: Train, swap: Path | None) -> str:
     """Where a run swaps to: a folder of its own, that no other run of the node writes to."""
-    named = offload.get("nvme_path", "auto")
+    named = str(offload.get("nvme_path", "auto"))
     if named == "auto":
         if swap is None:
-            raise ConfigError(f"train.deepspeed: {train.deepspeed}: set {key}.nvme_path")
+            raise ConfigError(f"train.deepspeed: {train.deepspeed}: set nvme_path")
         return str(swap.absolute())
     folder = os.path.expandvars(named)
     if "$" in folder:
         raise ConfigError(
-            f"train.deepspeed: {train.deepspeed}: {key}.nvme_path = {named!r}: "
+            f"train.deepspeed: {train.deepspeed}: nvme_path = {named!r}: "
             "the environment does not have this variable"
         )
-    if swap is None:
-        return folder
-    run = hashlib.sha256(str(swap.absolute()).encode()).hexdigest()[:16]
+    run = hashlib.sha256(str(swap and swap.absolute()).encode()).hexdigest()[:16]
     return str(Path(folder) / f"sumzero-{run}")
 
 
 def _warn_where_idle(zero: dict[str, Any], train: Train, who: Ranks) -> None:
-    wanted = [
-        key
-        for key in ("zero_hpz_partition_size", "zero_quantized_gradients")
-        if zero.get(key, 0) not in (0, 1, False, "auto") or zero.get(key) is True
-    ]
+    used = {"zero_hpz_partition_size": (0, 1, "auto"), "zero_quantized_gradients": (False,)}
+    wanted = [key for key, off in used.items() if zero.get(key, off[0]) not in off]
     if wanted and who.is_main and who.world <= who.local_world:
         logger.warning(
-            "train.deepspeed: %s: %s without effect on one node", train.deepspeed, ", ".join(wanted)
+            "train.deepspeed: %s: on one node %s changes nothing but the memory it takes",
+            train.deepspeed,
+            " and ".join(wanted),
         )
 
 

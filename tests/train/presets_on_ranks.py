@@ -17,8 +17,7 @@ from sumzero.errors import SumZeroError
 from sumzero.ranks import ranks
 from sumzero.train.attest import attest
 from sumzero.train.batches import make_batch
-from sumzero.train.engine import Engine, deepspeed_settings, start, zero3_loading
-from sumzero.train.model import load_model
+from sumzero.train.engine import Engine, deepspeed_settings, start
 
 LEARNING_RATES = (1e-2, 5e-3, 2e-3)
 BAD = 1  # the step, and the rank, whose loss is not finite
@@ -92,12 +91,10 @@ def three_steps(who, case, folder):
         hidden_size=case["hidden_size"],
         swap=folder / "swap",
     )
-    if "attest" in case:
-        with zero3_loading(settings):
-            lm = load_model(case["model"], dtype)
-        attest(lm, case["model"])
-    model = trained(prepared(case["model"], case["part"], settings, dtype), case["part"])
-    engine = Engine(model, settings, train)
+    model = prepared(case["model"], case["part"], settings, dtype)
+    if case["part"] != "lora":
+        attest(model.lm, case["model"])
+    engine = Engine(trained(model, case["part"]), settings, train)
     report = {"stage": engine.stage, "skipped": [], "norms": [], "first_norm": engine.gradient_norm}
     states = []
     for step, lr in enumerate(LEARNING_RATES):
@@ -120,7 +117,8 @@ def three_steps(who, case, folder):
             distance(states[0], wanted[1], wanted[0]),
             distance(states[2], wanted[2], wanted[1]),
         ]
-    return report
+    report["swapped"] = any((folder / "swap").rglob("*.swp"))
+    return report, engine
 
 
 def main(folder):
@@ -129,13 +127,12 @@ def main(folder):
     found = {}
     for name, case in json.loads((folder / "cases.json").read_text()).items():
         try:
-            found[name] = three_steps(who, case, folder)
+            found[name], engine = three_steps(who, case, folder)
         except SumZeroError as error:
             found[name] = {"error": str(error)}
     if who.is_main:
         (folder / "found.json").write_text(json.dumps(found))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    engine.close()
 
 
 if __name__ == "__main__":
