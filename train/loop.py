@@ -54,7 +54,12 @@ def train(config: RunConfig, who: Ranks) -> None:
             logger.info("trained already: %s", folder.checkpoints / resumed_from)
             return
     settings = engine.deepspeed_settings(
-        config.model, config.train, epochs.num_micro_steps(who.world)
+        config.model,
+        config.train,
+        epochs.num_micro_steps(who.world),
+        hidden_size=hidden_size(path, config.model.revision),
+        who=who,
+        swap=folder.root / "swap",
     )
     tokenizer = load_tokenizer(path, config.model.revision)
     check_context(path, config.data.max_length, config.model.revision)

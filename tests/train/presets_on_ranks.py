@@ -17,7 +17,8 @@ from sumzero.errors import SumZeroError
 from sumzero.ranks import ranks
 from sumzero.train.attest import attest
 from sumzero.train.batches import make_batch
-from sumzero.train.engine import Engine, deepspeed_settings, start
+from sumzero.train.engine import Engine, consolidated_weights, deepspeed_settings, start
+from sumzero.train.supervised import PREFIX
 
 LEARNING_RATES = (1e-2, 5e-3, 2e-3)
 BAD = 1  # the step, and the rank, whose loss is not finite
@@ -118,6 +119,18 @@ def three_steps(who, case, folder):
             distance(states[2], wanted[2], wanted[1]),
         ]
     report["swapped"] = any((folder / "swap").rglob("*.swp"))
+    if report["swapped"]:
+        tag = case["dtype"]
+        engine.save(folder / "checkpoints", tag, {})
+        again = prepared(case["model"], case["part"], settings, dtype)
+        engine = Engine(trained(again, case["part"]), settings, train)
+        engine.load(folder / "checkpoints", tag)
+        restored = state(engine)
+        report["restored"] = all(torch.equal(x, restored[key]) for key, x in states[2].items())
+        exported = consolidated_weights(folder / "checkpoints", tag)
+        report["exported"] = all(
+            torch.equal(x, states[2][f"{PREFIX}{key}"]) for key, x in exported.items()
+        )
     return report, engine
 
 

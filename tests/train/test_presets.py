@@ -128,6 +128,14 @@ def test_nvme_holds_the_state_while_training_and_nothing_after(found_on_nvme):
     assert not (found_on_nvme["folder"] / "swap").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("case", NVME, ids=" ".join)
+def test_a_checkpoint_of_nvme_restores_every_bit_and_can_be_exported(found_on_nvme, case):
+    report = found_on_nvme[" ".join(case)]
+    assert report["restored"]
+    assert report["exported"]
+
+
 def test_quantizing_without_a_cuda_device_is_refused(found):
     assert "quantizes on CUDA devices only" in found["zeropp float32 all"]["error"]
 
