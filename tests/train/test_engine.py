@@ -3,7 +3,7 @@ import json
 import pytest
 
 from sumzero.config import Model, Train
-from sumzero.errors import ConfigError
+from sumzero.errors import ConfigError, RunError
 from sumzero.train.engine import deepspeed_settings, zero3_loading
 
 
@@ -57,3 +57,13 @@ def test_a_misspelt_key_of_zero_is_named(tmp_path):
 def test_the_ulysses_preset_needs_ranks_that_share_a_bin():
     with pytest.raises(ConfigError, match=r"set train\.sequence_parallel to 2 or more"):
         deepspeed_settings(Model(), Train(deepspeed="zero3_ulysses"), 1)
+
+
+def test_nvme_without_a_compiler_says_what_to_install(tmp_path, monkeypatch):
+    settings = deepspeed_settings(Model(), Train(deepspeed="zero3_nvme"), 1, swap=tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with (
+        pytest.raises(RunError, match=r"install libaio .* a C\+\+ compiler and ninja"),
+        zero3_loading(settings),
+    ):
+        pass
