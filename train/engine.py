@@ -1,12 +1,8 @@
-"""DeepSpeed, and nothing else of the project touches it: ZeRO-3, the step, shards on disk.
-
-`ds_configs/` hold ZeRO, offload and communication keys; batch, precision and clipping come from the
-recipe, so that no setting is said twice.
-"""
+"""DeepSpeed, and nothing else of the project touches it: ZeRO, the step, shards on disk."""
 
 import io
-import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import timedelta
@@ -14,55 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
-from sumzero import ds_configs
-from sumzero.config import Model, Train
+from sumzero.config import Train
 from sumzero.errors import ConfigError, RunError
 from sumzero.ranks import Ranks
 from sumzero.train.supervised import PREFIX
+from sumzero.train.swapped import mapped
+from sumzero.train.zero_settings import deepspeed_settings as deepspeed_settings
+from sumzero.train.zero_settings import swap_folder, zero_stage
 
 # transformers reads ahead in threads without it: a model at once, where experts are fused.
 _SEQUENTIAL = "HF_DEACTIVATE_ASYNC_LOAD"
-_OURS = {
-    "train_batch_size": "train.bins_per_step",
-    "train_micro_batch_size_per_gpu": "train.bins_per_step",
-    "gradient_accumulation_steps": "train.bins_per_step",
-    "gradient_clipping": "train.clip",
-    "bf16": "model.dtype",
-    "fp16": "model.dtype",
-    "optimizer": "train.lr, train.betas, train.weight_decay",
-    "scheduler": "train.schedule",
-}
-
-
-def deepspeed_settings(model: Model, train: Train, num_micro_steps: int) -> dict[str, Any]:
-    """The DeepSpeed configuration of a run: the preset plus what the recipe says.
-
-    Raises ConfigError where there is no such preset, or it holds a key that the recipe sets, or
-    parameters would be out of reach.
-    """
-    preset = _read_preset(train.deepspeed)
-    conflicts = [f"{key} (set {_OURS[key]})" for key in preset if key in _OURS]
-    if conflicts:
-        raise ConfigError(
-            f"train.deepspeed: {train.deepspeed} holds {', '.join(conflicts)}; "
-            "the recipe sets these"
-        )
-    offload = preset.get("zero_optimization", {}).get("offload_param", {})
-    if offload.get("device") == "nvme":
-        raise ConfigError(
-            f"train.deepspeed: {train.deepspeed} offloads parameters to NVMe, where their values "
-            "cannot be compared with the model's files; offload them to the CPU"
-        )
-    return preset | {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": num_micro_steps,
-        "gradient_clipping": train.clip,
-        "bf16": {"enabled": model.dtype == "bfloat16"},
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 2**31 - 1,
-    }
+_QUANTIZED = ("zero_quantized_weights", "zero_quantized_gradients")
 
 
 def start(who: Ranks, stall_minutes: float = 30.0) -> torch.device:
@@ -112,9 +72,10 @@ def zero3_loading(settings: dict[str, Any]) -> Iterator[None]:
     load together, and add modules of their own, such as adapters, afterwards. Nothing happens below
     stage 3.
     """
-    if settings.get("zero_optimization", {}).get("stage", 0) != 3:
+    if zero_stage(settings) != 3:
         yield
         return
+    _check(settings)
     import deepspeed
     from torch.nn.modules.module import register_module_parameter_registration_hook
 
@@ -152,9 +113,14 @@ def own_share(tensor: Any) -> tuple[torch.Tensor, int, int]:
 
 
 class Engine:
-    """A model under ZeRO with its optimizer."""
+    """A model under ZeRO with its optimizer.
+
+    The optimizer is torch's AdamW in its fused form, on every device: one pass over the state, and
+    no compiler. On the CPU, where offloaded state is updated, it is as fast as DeepSpeed's CPUAdam.
+    """
 
     def __init__(self, model: torch.nn.Module, settings: dict[str, Any], train: Train) -> None:
+        _check(settings)
         import deepspeed
 
         # DeepSpeed leaves the buffers of a model that is split already where they are.
@@ -162,14 +128,35 @@ class Engine:
         for buffer in model.buffers():
             buffer.data = buffer.data.to(device)
         optimizer = torch.optim.AdamW(
-            _parameter_groups(model, train.weight_decay), lr=train.lr, betas=train.betas
+            _parameter_groups(model, train.weight_decay),
+            lr=train.lr,
+            betas=train.betas,
+            fused=True,
         )
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=settings
         )
+        if zero_stage(settings) < 3:
+            self._create_state()
         self.module: torch.nn.Module = self._engine.module
         self.device = torch.device(device)
         self._world = torch.distributed.get_world_size()
+        self._swap = swap_folder(settings)
+        self.stage = zero_stage(settings)
+
+    def _create_state(self) -> None:
+        """Gives AdamW its state before the first step.
+
+        Below stage 3 DeepSpeed links the state of all parameter groups after it has stepped the
+        first one; the others would stay without, in its checkpoints too.
+        """
+        for group in self._optimizer.param_groups:
+            for parameter in group["params"]:
+                self._optimizer.optimizer.state[parameter] = {
+                    "step": torch.zeros((), device=parameter.device),
+                    "exp_avg": torch.zeros_like(parameter),
+                    "exp_avg_sq": torch.zeros_like(parameter),
+                }
 
     @property
     def model(self) -> torch.nn.Module:
@@ -196,7 +183,10 @@ class Engine:
 
     @property
     def gradient_norm(self) -> float:
-        """The norm of the last step's gradient before clipping, over all ranks."""
+        """The norm of the last step's gradient before clipping, over all ranks.
+
+        Not finite where the step was skipped; 0 before the first one.
+        """
         return float(self._engine.get_global_grad_norm() or 0.0)
 
     @property
@@ -212,12 +202,16 @@ class Engine:
 
     def save(self, folder: Path, tag: str, state: dict[str, Any]) -> None:
         """Every rank writes its shard to `folder`/`tag`; all ranks call it together."""
-        self._engine.save_checkpoint(str(folder), tag=tag, client_state=state, save_latest=False)
+        with mapped(self._optimizer):
+            self._engine.save_checkpoint(
+                str(folder), tag=tag, client_state=state, save_latest=False
+            )
         torch.distributed.barrier()
 
     def load(self, folder: Path, tag: str) -> dict[str, Any]:
         """Restores weights and optimizer; returns the saved state. Raises RunError on failure."""
-        path, state = self._engine.load_checkpoint(str(folder), tag=tag)
+        with mapped(self._optimizer):
+            path, state = self._engine.load_checkpoint(str(folder), tag=tag)
         if path is None:
             raise RunError(f"{folder / tag}: the checkpoint cannot be loaded")
         found: dict[str, Any] = state
@@ -226,6 +220,8 @@ class Engine:
     def close(self) -> None:
         """Leaves the process group; all ranks together, so that none is gone too early."""
         torch.distributed.barrier()
+        if self._swap is not None:  # of no use to another run; ranks of other nodes may share it
+            shutil.rmtree(self._swap, ignore_errors=True)
         torch.distributed.destroy_process_group()
 
 
@@ -254,16 +250,39 @@ def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[
     ]
 
 
-def _read_preset(name: str) -> dict[str, Any]:
-    folder = Path(ds_configs.__file__).parent
-    file = Path(name) if name.endswith(".json") else folder / f"{name}.json"
+def _check(settings: dict[str, Any]) -> None:
+    """Refuses what DeepSpeed would fail at later, and less clearly.
+
+    Raises ConfigError where a key of ZeRO's is misspelt or its value wrong, RunError where the
+    machine lacks what the preset needs.
+    """
+    import deepspeed
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    zero = settings.get("zero_optimization", {})
     try:
-        preset = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        known = ", ".join(sorted(preset.stem for preset in folder.glob("*.json")))
-        raise ConfigError(f"train.deepspeed: no {name!r}; presets: {known}, or a .json") from None
-    except ValueError as error:
-        raise ConfigError(f"train.deepspeed: {file} is not valid JSON: {error}") from None
-    if not isinstance(preset, dict):
-        raise ConfigError(f"train.deepspeed: {file} must hold a JSON object")
-    return preset
+        DeepSpeedZeroConfig(**zero)
+    except ValidationError as error:
+        raise ConfigError(
+            [
+                f"train.deepspeed: zero_optimization.{'.'.join(map(str, fault['loc']))}: "
+                f"{fault['msg']}"
+                for fault in error.errors()
+            ]
+        ) from None
+    quantized = [key for key in _QUANTIZED if zero.get(key)]
+    if quantized and deepspeed.accelerator.get_accelerator().device_name() != "cuda":
+        raise RunError(
+            f"train.deepspeed: {' and '.join(quantized)}: DeepSpeed quantizes on CUDA devices "
+            "only, and this machine has none; take another preset, zero3 say"
+        )
+    if (folder := swap_folder(settings)) is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            AsyncIOBuilder().load(verbose=False)
+        except Exception as error:  # no libaio, no compiler, no ninja: each another one
+            raise RunError(
+                "train.deepspeed: offload to NVMe: DeepSpeed's async_io cannot be built; install "
+                "libaio with its headers (libaio-dev or libaio-devel), a C++ compiler and ninja"
+            ) from error

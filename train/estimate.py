@@ -7,14 +7,16 @@ from typing import Any
 import numpy as np
 
 from sumzero.config import RunConfig
+from sumzero.ranks import Ranks
+from sumzero.runfolder import RunFolder
 from sumzero.train import activations
 from sumzero.train.communication import Cluster, StepTraffic, step_traffic
-from sumzero.train.engine import deepspeed_settings
 from sumzero.train.epoch import Epoch
 from sumzero.train.flops import StepFlops, Work
 from sumzero.train.packing import EMPTY, FloatArray
 from sumzero.train.structure import Structure
 from sumzero.train.zero import Zero, model_state, optimizer_share
+from sumzero.train.zero_settings import deepspeed_settings
 
 GIB = 2**30
 ACHIEVED = 0.4  # of the peak, by matrix products and attention; docs/planner.md has the comparison
@@ -112,6 +114,10 @@ class Estimate:
                 config.model,
                 replace(config.train, deepspeed=preset, sequence_parallel=sharing),
                 micro_steps,
+                hidden_size=self._structure.hidden,
+                # Not rank 0, which warns of what has no effect on one node.
+                who=Ranks(1, cluster.world, 1, cluster.local),
+                swap=RunFolder.of(config).root / "swap",
             )
         )
         structure = self._structure if sharing == 1 else replace(self._structure, trims=False)

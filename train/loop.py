@@ -49,7 +49,16 @@ def train(config: RunConfig, who: Ranks) -> bool:
     check_ranks(config, who)
     journal.check_available(config)
     store = TokenStore(store_file(folder, "train"))
-    epochs = make_epochs(store, config, hidden_size(path, config.model.revision))
+    width = hidden_size(path, config.model.revision)
+    epochs = make_epochs(store, config, width)
+    settings = engine.deepspeed_settings(
+        config.model,
+        config.train,
+        epochs.num_micro_steps(columns(config, who).world),
+        hidden_size=width,
+        who=who,
+        swap=folder.root / "swap",
+    )
     identity = _identity(config, data, epochs, who)
     lock = alone(folder.root, "training", _LOCK_LEASE) if who.is_main else nullcontext()
     with Preemption(config.train, who, begun) as preemption, lock:
@@ -57,7 +66,7 @@ def train(config: RunConfig, who: Ranks) -> bool:
         preemption.connect()
         with StallWatch(who, 60 * config.train.stall_minutes, _tell_of_stall(folder)) as watch:
             try:
-                run = _begin(config, who, folder, epochs, identity, device, preemption, watch)
+                run = _begin(config, who, epochs, identity, settings, device, preemption, watch)
                 if run is None:
                     return True
                 finished = _steps(run)
@@ -73,22 +82,20 @@ def train(config: RunConfig, who: Ranks) -> bool:
 def _begin(
     config: RunConfig,
     who: Ranks,
-    folder: RunFolder,
     epochs: Epochs,
     identity: dict[str, Any],
+    settings: dict[str, Any],
     device: torch.device,
     preemption: Preemption,
     watch: StallWatch,
 ) -> Run | None:
     """Resumes where there is a checkpoint, assembles the rest; None where the run is finished."""
+    folder = RunFolder.of(config)
     resume = checkpoint.find(folder.checkpoints, identity, who)
     standing = Standing.of(resume.state) if resume else Standing()
     if resume and is_finished(standing, epochs.num_steps, config.train):
         logger.info("trained already: %s", folder.checkpoints / resume.name)
         return None
-    settings = engine.deepspeed_settings(
-        config.model, config.train, epochs.num_micro_steps(columns(config, who).world)
-    )
     shared = config.data.share_documents and epochs.store.num_branches > len(epochs.store)
     made = assemble(
         *(config, settings, device), lambda doing: watch.at(standing.step, doing), shared=shared

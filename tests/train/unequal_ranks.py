@@ -23,9 +23,9 @@ WORK = [[[LONG, SHORT], [], [SHORT]], [[], [], [LONG]]]  # of each rank, by micr
 COUNT = 12  # supervised tokens of all
 
 
-def prepared(folder, variant, settings=None, **options):
+def prepared(folder, variant, settings=None, dtype=torch.float32, **options):
     with zero3_loading(settings or {}):
-        lm = load_model(folder, torch.float32, attention=NAME)
+        lm = load_model(folder, dtype, attention=NAME)
     if "lora" in variant:
         torch.manual_seed(7)
         adapters = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
