@@ -70,10 +70,12 @@ class Batch:
 class StepBatches:
     """One rank's micro-batches of a step.
 
+    `bins` are the plan's numbers of the batches' bins, EMPTY for none: they tell dropout apart.
     `weight`, which the summed loss is divided by, and the tokens are of all ranks together.
     """
 
     batches: list[Batch]
+    bins: list[int]
     weight: int
     supervised_tokens: int
     tokens: int
@@ -185,7 +187,7 @@ def batches(
         made = [make_batch(families, pad_id, loss_weight) for families in members]
         all_bins = plan.step(index)
         counts = (plan.weight, plan.supervised, plan.tokens)
-        return step, StepBatches(made, *(int(count[all_bins].sum()) for count in counts))
+        return step, StepBatches(made, bins, *(int(count[all_bins].sum()) for count in counts))
 
     with ThreadPoolExecutor(1, "batches") as pool:
         steps = iter(range(start, stop))

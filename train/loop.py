@@ -18,10 +18,12 @@ from sumzero.ranks import Ranks
 from sumzero.runfile import as_dict
 from sumzero.runfolder import RunFolder, write_json
 from sumzero.train import checkpoint, engine
+from sumzero.train.adapters import add_adapters, bin_seed
 from sumzero.train.attest import attest
 from sumzero.train.batches import StepBatches, batches
 from sumzero.train.epoch import Epochs
 from sumzero.train.examples import check_prepared, store_file
+from sumzero.train.four_bit import quantization
 from sumzero.train.heap import keep_freed_memory
 from sumzero.train.model import attention_facts, check_context, hidden_size, load_model
 from sumzero.train.packing import Plan
@@ -58,15 +60,18 @@ def train(config: RunConfig, who: Ranks) -> None:
     )
     tokenizer = load_tokenizer(path, config.model.revision)
     check_context(path, config.data.max_length, config.model.revision)
-    dtype = getattr(torch, config.model.dtype)
+    dtype, lora = getattr(torch, config.model.dtype), config.train.lora
+    packed = quantization(lora, settings, dtype)
 
     device = engine.start(who)
     head_size, softcap = attention_facts(path, config.model.revision)
     backends = choose_backends(device, dtype, head_size, config.model.attention, softcap=softcap)
     torch.manual_seed(config.seed)
     with engine.zero3_loading(settings):
-        lm = load_model(path, dtype, config.model.revision)
+        lm = load_model(path, dtype, config.model.revision, quantization=packed)
     attest(lm, path, config.model.revision, device)
+    if lora is not None:
+        add_adapters(lm, lora, config.seed)
     if config.train.gradient_checkpointing:
         lm.gradient_checkpointing_enable()
     model = SupervisedLM(lm, backends, fused=config.model.fused_layers)
@@ -119,7 +124,8 @@ def train(config: RunConfig, who: Ranks) -> None:
         bar.update(start)
         for step, work in feed:
             lr = learning_rate(step, num_steps, config.train)
-            loss_sum += train_step(trainer, work, lr)
+            seeds = [bin_seed(config.seed, step, bin_) for bin_ in work.bins]
+            loss_sum += train_step(trainer, work, lr, seeds)
             weight += work.weight
             throughput.add(work.tokens)
             done = step + 1
@@ -142,10 +148,16 @@ def train(config: RunConfig, who: Ranks) -> None:
     trainer.close()
 
 
-def train_step(trainer: engine.Engine, work: StepBatches, lr: float) -> torch.Tensor:
-    """One optimizer step; returns this rank's summed loss, on the device and unread."""
+def train_step(
+    trainer: engine.Engine, work: StepBatches, lr: float, seeds: list[int]
+) -> torch.Tensor:
+    """One optimizer step; returns this rank's summed loss, on the device and unread.
+
+    `seeds` are those of the bins' dropout.
+    """
     total = torch.zeros((), device=next(trainer.model.parameters()).device)
-    for batch in work.batches:
+    for batch, seed in zip(work.batches, seeds, strict=True):
+        torch.manual_seed(seed)
         loss = trainer.model(batch)
         trainer.backward(loss, work.weight)
         trainer.step(lr)

@@ -35,6 +35,7 @@ class RunFolder:
         self.plan = root / "data" / "plan.json"
         self.checkpoints = root / "checkpoints"
         self.export = root / "export"
+        self.adapter = root / "adapter"
         self.generations = root / "generations"
         self.scores = root / "scores.json"
         self.report = root / "report.html"
