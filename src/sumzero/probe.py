@@ -171,9 +171,14 @@ def _of_vllm(
     )
     adapter = folder if (folder / _ADAPTER).is_file() else None
     model = _base(folder) if adapter else folder
-    engine = Engine(model, settings, len(prompt) + count, config.seed, adapter=adapter)
-    request = Request("probe", prompt)
-    (made,) = engine.generate([request], [], config.seed, ignore_eos=True)
+    try:
+        engine = Engine(model, settings, len(prompt) + count, config.seed, adapter=adapter)
+        (made,) = engine.generate([Request("probe", prompt)], [], config.seed, ignore_eos=True)
+    except Exception as error:  # vLLM has no errors of its own
+        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        raise RunError(
+            f"{folder}: vLLM cannot run it: {reason[0]}; --no-vllm exports without this check"
+        ) from error
     return list(made.token_ids)
 
 
