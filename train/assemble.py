@@ -17,8 +17,10 @@ from sumzero.loading import load_tokenizer
 from sumzero.ranks import Ranks
 from sumzero.runfolder import RunFolder
 from sumzero.train import engine
+from sumzero.train.adapters import add_adapters
 from sumzero.train.attest import attest
 from sumzero.train.epoch import Epochs
+from sumzero.train.four_bit import quantization
 from sumzero.train.heap import keep_freed_memory
 from sumzero.train.model import attention_facts, check_context, load_model
 from sumzero.train.proof import prove_packing
@@ -70,12 +72,15 @@ def assemble(
     dtype = getattr(torch, model.dtype)
     head_size, softcap = attention_facts(path, model.revision)
     backends = choose_backends(device, dtype, head_size, model.attention, softcap=softcap)
+    packed = quantization(train.lora, settings, dtype)
     torch.manual_seed(config.seed)
     tell("loading the model")
     with engine.zero3_loading(settings):
-        lm = load_model(path, dtype, model.revision)
+        lm = load_model(path, dtype, model.revision, quantization=packed)
     tell("comparing weights with the model's files")
     attest(lm, path, model.revision, device)
+    if train.lora is not None:
+        add_adapters(lm, train.lora, config.seed)
     if train.gradient_checkpointing:
         lm.gradient_checkpointing_enable()
     tell("starting DeepSpeed")

@@ -71,11 +71,13 @@ class Batch:
 class StepBatches:
     """The micro-batches of a step of one rank, or of each of the ranks that share its bins.
 
+    `bins` are the plan's numbers of the batches' bins, EMPTY for none: they tell dropout apart.
     `weight`, which the summed loss is divided by, the tokens and the model's `flops`, 0 where they
     are not counted, are of all ranks together.
     """
 
     batches: list[Batch]
+    bins: list[int]
     weight: int
     supervised_tokens: int
     tokens: int
@@ -192,7 +194,7 @@ def batches(
         counts = (plan.weight, plan.supervised, plan.tokens)
         weight, supervised, tokens = (int(count[all_bins].sum()) for count in counts)
         operations = flops.step(epoch, index)[0] if flops is not None else 0
-        return step, StepBatches(made, weight, supervised, tokens, operations)
+        return step, StepBatches(made, bins, weight, supervised, tokens, operations)
 
     with ThreadPoolExecutor(1, "batches") as pool:
         steps = iter(range(start, stop))

@@ -14,6 +14,7 @@ from sumzero.ranks import Ranks
 from sumzero.runfile import as_dict
 from sumzero.runfolder import RunFolder, alone, write_json
 from sumzero.train import checkpoint, engine, journal
+from sumzero.train.adapters import bin_seed
 from sumzero.train.assemble import Assembled, assemble, check_ranks, environment, make_epochs
 from sumzero.train.batches import StepBatches, batches
 from sumzero.train.devices import peak_flops
@@ -152,7 +153,8 @@ def _steps(run: Run) -> bool:
     for step, work in feed:
         run.watch.at(step + 1, "forward and backward")
         lr = learning_rate(step, num_steps, train)
-        loss = train_step(run.trainer, work, lr)
+        seeds = [bin_seed(run.config.seed, step, bin_) for bin_ in work.bins]
+        loss = train_step(run.trainer, work, lr, seeds)
         standing.step = step + 1
         run.losses.add(standing.step, work.weight, loss)
         run.count_skipped()
@@ -176,10 +178,16 @@ def _steps(run: Run) -> bool:
     return standing.finished
 
 
-def train_step(trainer: engine.Engine, work: StepBatches, lr: float) -> torch.Tensor:
-    """One optimizer step; returns this rank's summed loss, on the device and unread."""
+def train_step(
+    trainer: engine.Engine, work: StepBatches, lr: float, seeds: list[int]
+) -> torch.Tensor:
+    """One optimizer step; returns this rank's summed loss, on the device and unread.
+
+    `seeds` are those of the bins' dropout.
+    """
     total = torch.zeros((), device=trainer.device)
-    for batch in work.batches:
+    for batch, seed in zip(work.batches, seeds, strict=True):
+        torch.manual_seed(seed)
         loss = trainer.model(batch)
         trainer.backward(loss, work.weight)
         trainer.step(lr)

@@ -13,12 +13,17 @@ from sumzero.train.weights import weight_files
 
 
 def load_model(
-    path: str, dtype: torch.dtype, revision: str | None = None, attention: str = NAME
+    path: str,
+    dtype: torch.dtype,
+    revision: str | None = None,
+    attention: str = NAME,
+    quantization: Any = None,
 ) -> PreTrainedModel:
     """A causal LM from a local folder or the Hub, in `dtype`; no remote code, safetensors only.
 
-    Where a ZeRO-3 configuration is alive (`engine.zero3_loading`), parameters are split over the
-    ranks as they are read. Raises DataError where there is no such model or a weight is missing.
+    `quantization` is what `four_bit.quantization` gives. Where a ZeRO-3 configuration is alive
+    (`engine.zero3_loading`), parameters are split over the ranks as they are read. Raises DataError
+    where there is no such model or a weight is missing.
     """
     if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
         raise DataError(f"{path}: the model folder has no config.json")
@@ -29,6 +34,7 @@ def load_model(
             path,
             revision=revision,
             dtype=dtype,
+            quantization_config=quantization,
             attn_implementation=attention,
             trust_remote_code=False,
             use_safetensors=True,

@@ -110,10 +110,33 @@ def _parser() -> argparse.ArgumentParser:
     export = add_stage(
         "export",
         _export,
-        "Turn a checkpoint into a Hugging Face folder.",
-        "sumzero export runs/scitldr --checkpoint step-000400",
+        "Turn a checkpoint into a Hugging Face folder that transformers and vLLM have loaded.",
+        "sumzero export runs/scitldr --checkpoint step-000400 --dtype bfloat16",
     )
     export.add_argument("--checkpoint", metavar="STEP", help="default: the newest")
+    form = export.add_mutually_exclusive_group()
+    form.add_argument(
+        "--merge",
+        action="store_const",
+        const="merge",
+        dest="form",
+        help="adapters are merged into their base, into export/ (default)",
+    )
+    form.add_argument(
+        "--adapter",
+        action="store_const",
+        const="adapter",
+        dest="form",
+        help="the adapters alone, in peft's format, into adapter/",
+    )
+    export.add_argument(
+        "--dtype",
+        choices=("bfloat16", "float16", "float32"),
+        help="of the weights (default: model.dtype)",
+    )
+    export.add_argument(
+        "--no-vllm", action="store_true", help="check with transformers only, without vLLM's start"
+    )
     generate = add_stage(
         "generate",
         _generate,
@@ -214,9 +237,17 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from sumzero.train.export import export
+    from sumzero.pipeline import export
 
-    print(export(_config(options), options.checkpoint))
+    print(
+        export(
+            _config(options),
+            options.checkpoint,
+            form=options.form,
+            dtype=options.dtype,
+            vllm=not options.no_vllm,
+        )
+    )
     return 0
 
 

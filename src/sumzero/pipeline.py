@@ -6,6 +6,7 @@ Training and generation run in processes of their own: `deepspeed` starts the ra
 its memory back only with its process. On a cluster the stages are jobs; see slurm/.
 """
 
+import json
 import os
 import socket
 import subprocess
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sumzero.config import RunConfig
 from sumzero.errors import ConfigError, RunError
@@ -66,9 +67,7 @@ def run(
     with stages("train"):
         _train(folder, num_ranks or default_ranks())
     with stages("export"):
-        from sumzero.train.export import export
-
-        export(config)
+        export(config, vllm=False)  # which loads it next, to generate
     for system in systems:
         with stages(f"generate {system}"):
             _generate(config, folder, system)
@@ -106,6 +105,32 @@ def prepare(config: RunConfig, processes: int | None = None) -> dict[str, Any]:
         renderer = PromptRenderer(tokenizer, config.data.truncation)
         width = hidden_size(path, config.model.revision)
         return examples.prepare(config, folder, renderer, width, processes)
+
+
+def export(
+    config: RunConfig,
+    checkpoint: str | None = None,
+    *,
+    form: Literal["merge", "adapter"] | None = None,
+    dtype: str | None = None,
+    vllm: bool = True,
+) -> Path:
+    """Exports a checkpoint and returns the folder, which transformers and vLLM have loaded then.
+
+    They do so in a process of its own, before the folder gets its name; without `vllm` or where it
+    is not installed, transformers alone. Raises as `sumzero.train.export.export`, and RunError
+    where one does not load it or they give different tokens.
+    """
+    from sumzero.runfile import as_dict
+    from sumzero.train.export import export as write
+
+    settings = json.dumps(as_dict(config))
+
+    def check(folder: Path) -> None:
+        flags = [] if vllm else ["--no-vllm"]
+        _process("-m", "sumzero.probe", str(folder), *flags, "--settings", settings)
+
+    return write(config, checkpoint, form=form, dtype=dtype, check=check)
 
 
 def require_packages() -> None:

@@ -37,6 +37,7 @@ class RunFolder:
         self.checkpoints = root / "checkpoints"
         self.tensorboard = root / "tensorboard"
         self.export = root / "export"
+        self.adapter = root / "adapter"
         self.generations = root / "generations"
         self.scores = root / "scores.json"
         self.report = root / "report.html"

@@ -18,6 +18,8 @@ from sumzero.train.batches import family
 from sumzero.train.epoch import Epochs
 from sumzero.train.store import TokenStore
 
+from . import run_cases
+
 HIDDEN_SIZE = 32
 
 
@@ -186,6 +188,21 @@ def kill_after():
             process.wait()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def case(tmp_path_factory, tokenizer, prepared):
+    """By name, a small training's run folder; all of `run_cases` are trained in one launch."""
+    root = tmp_path_factory.mktemp("cases")
+    run_cases.train(root, tokenizer, run_cases.CASES)
+    made = {}
+
+    def of(name):
+        if name not in made:
+            made[name] = run_cases.as_run(root, prepared, name, run_cases.CASES)
+        return made[name]
+
+    return of
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,165 @@
+"""What cannot be exported is said in one line, and leaves no folder under its final name."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sumzero.config import Lora
+from sumzero.errors import ConfigError, RunError
+from sumzero.runfile import as_dict
+from sumzero.runfolder import RunFolder
+from sumzero.train.export import export
+from sumzero.train.zero_shards import ZeroShards
+
+
+def test_what_cannot_be_exported_is_said(case):
+    whole, adapted = case("tied"), case("lora")
+    with pytest.raises(ConfigError, match=r"--adapter: the run trains the whole model"):
+        export(whole.config, form="adapter")
+    with pytest.raises(RunError, match=r"no whole checkpoint step-000009 \(there: step-000002\)"):
+        export(whole.config, "step-9")
+    with pytest.raises(RunError, match=r"no whole checkpoint \(there: none\)"):
+        export(replace(whole.config, name="other"))
+    lora = replace(adapted.config.train.lora, rank=2)
+    other = replace(adapted.config, train=replace(adapted.config.train, lora=lora))
+    with pytest.raises(RunError, match=r"was trained with train\.lora = \{'rank': 3"):
+        export(other)
+    assert export(whole.config, "step-2", form="merge").is_dir()
+
+
+@pytest.fixture
+def damaged(case, tmp_path):
+    """A copy of a run whose checkpoint may be changed, and its two shards."""
+
+    def copy(name):
+        one = case(name)
+        root = tmp_path / name
+        shutil.copytree(one.folder.root, root)  # follows the link to the checkpoint
+        config = replace(one.config, runs=str(root.parent), name=root.name)
+        step = root / "checkpoints" / "step-000002"
+        return config, step, sorted(step.glob("*optim_states.pt"))
+
+    return copy
+
+
+def test_a_damaged_or_missing_shard_is_named_and_the_export_of_before_stays(damaged):
+    config, step, shards = damaged("tied")
+    before = load_file(export(config) / "model.safetensors")
+    content = shards[1].read_bytes()
+    shards[1].write_bytes(content[: len(content) // 2])
+    with pytest.raises(RunError, match=rf"{shards[1].name}: damaged: .*; export another"):
+        export(config)
+    shards[1].unlink()
+    with pytest.raises(RunError, match="there are 1 shards of 2 ranks"):
+        export(config)
+    for file in step.glob("*model_states.pt"):
+        file.unlink()
+    with pytest.raises(RunError, match=r"no \*_model_states\.pt"):
+        export(config)
+    after = load_file(step.parents[1] / "export" / "model.safetensors")
+    assert all(torch.equal(after[key], before[key]) for key in before)
+    assert not list(step.parents[1].glob("export.*"))
+
+
+def test_a_checkpoint_without_an_adapter_or_with_one_of_another_shape_is_refused(damaged):
+    config, step, _ = damaged("lora")
+    state = json.loads((step / "sumzero.json").read_text())
+    for lora, message in (
+        (
+            Lora(rank=3, dropout=0.1, targets=("q_proj",)),
+            "has 24 adapters that train.lora does not",
+        ),
+        (Lora(rank=5, dropout=0.1), r"lora_A\.default\.weight has the shape \[3, 32\] instead of"),
+    ):
+        other = replace(config, train=replace(config.train, lora=lora))
+        (step / "sumzero.json").write_text(json.dumps(state | {"train": as_dict(other.train)}))
+        with pytest.raises(RunError, match=message):
+            export(other)
+    plain = replace(config, train=replace(config.train, lora=None))
+    (step / "sumzero.json").write_text(json.dumps(state | {"train": {}}))
+    with pytest.raises(RunError, match=r"not a checkpoint of LlamaForCausalLM as config\.json"):
+        export(plain)
+
+
+def test_a_folder_that_fails_its_check_does_not_get_its_name(case):
+    one = case("untied")
+    shutil.rmtree(one.folder.export, ignore_errors=True)
+
+    def refuse(folder):
+        assert (folder / "contract.json").is_file()
+        raise RunError("not this one")
+
+    with pytest.raises(RunError, match="not this one"):
+        export(one.config, check=refuse)
+    assert not list(one.folder.root.glob("export*"))
+
+
+def test_nothing_that_a_checkpoint_names_is_run(tmp_path):
+    class Code:
+        def __reduce__(self):
+            return print, ("run",)
+
+    torch.save({"module": Code()}, tmp_path / "mp_rank_00_model_states.pt")
+    with pytest.raises(RunError, match="holds what is not read from a checkpoint"):
+        ZeroShards(tmp_path)
+
+
+# Runs in a mount namespace of its own: exports onto disks too small, and again with room made.
+ON_SMALL_DISKS = """
+import json, shutil, subprocess, sys
+from pathlib import Path
+
+from sumzero.errors import guarded
+from sumzero.runfile import load
+from sumzero.train.export import export
+
+disk, run, results = Path(sys.argv[1]), Path(sys.argv[2]), {}
+
+
+def tried():
+    config = load(disk / run.name / "config.toml", [f"runs={disk}", f"name={run.name}"])
+    code = guarded(lambda: export(config, shard_size=60_000) and 0)
+    return code, sorted(x.name for x in (disk / run.name).glob("export*"))
+
+
+for extra in (4, 60, 150):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", disk], check=True)
+    shutil.copytree(run, disk / run.name)
+    du = subprocess.run(["du", "-sk", disk], capture_output=True, check=True)
+    used = int(du.stdout.split()[0])
+    subprocess.run(["mount", "-o", f"remount,size={used + extra}k", disk], check=True)
+    full = tried()
+    subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+    results[extra] = [full, tried()]
+    subprocess.run(["umount", disk], check=True)
+print(json.dumps(results))
+"""
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(namespace, damaged):
+    command, disk = namespace
+    config, step, _ = damaged("tied")
+    root = step.parents[1]
+    shutil.rmtree(root / "export", ignore_errors=True)
+    RunFolder(root).begin(config)
+    done = subprocess.run(
+        [*command, sys.executable, "-W", "ignore", "-c", ON_SMALL_DISKS, str(disk), str(root)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout.splitlines()[-1])
+    assert len(results) == 3
+    for full, again in results.values():
+        assert full == [2, []]
+        assert again == [0, ["export"]]
+    said = [line for line in done.stderr.splitlines() if line.startswith("sumzero: ")]
+    assert len(said) == 3
+    assert all("No space left on device" in line for line in said)
