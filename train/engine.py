@@ -4,9 +4,11 @@
 recipe, so that no setting is said twice.
 """
 
+import hashlib
 import io
 import json
 import os
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -18,6 +20,8 @@ from sumzero import ds_configs
 from sumzero.config import Model, Train
 from sumzero.errors import ConfigError, RunError
 from sumzero.ranks import Ranks
+from sumzero.train.layout import UNIVERSAL, shard_layout
+from sumzero.train.shards import ShardFiles
 from sumzero.train.supervised import PREFIX
 
 # transformers reads ahead in threads without it: a model at once, where experts are fused.
@@ -162,6 +166,7 @@ class Engine:
             model=model, optimizer=optimizer, config=settings
         )
         self.module: torch.nn.Module = self._engine.module
+        self._settings = settings
         self._world = torch.distributed.get_world_size()
 
     @property
@@ -200,23 +205,79 @@ class Engine:
         torch.distributed.all_reduce(value)
         return value
 
-    def save(self, folder: Path, tag: str, state: dict[str, Any]) -> None:
-        """Every rank writes its shard to `folder`/`tag`; all ranks call it together."""
-        self._engine.save_checkpoint(str(folder), tag=tag, client_state=state, save_latest=False)
-        torch.distributed.barrier()
+    @property
+    def layout(self) -> dict[str, Any]:
+        """How the optimizer's state is split: shards fit only where it is the same."""
+        return shard_layout(self._settings, self._world)
 
-    def load(self, folder: Path, tag: str) -> dict[str, Any]:
-        """Restores weights and optimizer; returns the saved state. Raises RunError on failure."""
-        path, state = self._engine.load_checkpoint(str(folder), tag=tag)
+    @property
+    def trained(self) -> dict[str, Any]:
+        """What is trained: the number of parameters and a digest of their names and shapes."""
+        return _described(self._engine._get_zero_param_shapes())
+
+    def save(self, folder: Path, tag: str, *, later: bool) -> ShardFiles:
+        """Every rank writes its shard to `folder`/`tag`; all ranks call it together.
+
+        With `later` the content is copied to host memory, and written once `start` is called of
+        what is returned. Frozen parameters are left out: they are those of the model's files.
+        """
+        files = ShardFiles(folder / tag, later=later)
+        # It would put copies of its conversion script into the folder of checkpoints.
+        self._engine._copy_recovery_script = lambda path: None
+        before, self._engine.checkpoint_engine = self._engine.checkpoint_engine, files
+        try:
+            self._engine.save_checkpoint(
+                str(folder),
+                tag=tag,
+                save_latest=False,
+                exclude_frozen_parameters=self._has_frozen,
+            )
+        finally:
+            self._engine.checkpoint_engine = before
+        rank = torch.distributed.get_rank()
+        files.add_folder(folder / tag / "offloaded_tensors" / f"rank{rank:02d}")
+        return files
+
+    def load(self, folder: Path, tag: str) -> None:
+        """Restores weights, optimizer and counters from `folder`/`tag`, or its converted form.
+
+        Raises RunError where that is not possible.
+        """
+        universal = self._engine.load_universal_checkpoint()
+        where = folder / UNIVERSAL if universal else folder
+        groups = [
+            {key: value for key, value in group.items() if key != "params"}
+            for group in self._optimizer.param_groups
+        ]
+        path, state = self._engine.load_checkpoint(
+            str(where), tag=tag, load_module_strict=not self._has_frozen
+        )
         if path is None:
-            raise RunError(f"{folder / tag}: the checkpoint cannot be loaded")
-        found: dict[str, Any] = state
-        return found
+            raise RunError(f"{where / tag}: the checkpoint cannot be loaded")
+        if _described(state["param_shapes"]) != self.trained:
+            raise RunError(f"{where / tag}: holds other parameters than those that are trained")
+        if universal:
+            # Stage 3 gives all groups the settings of the first, its weight decay among them, and
+            # one counter of steps, which every group then advances.
+            for group, settings in zip(self._optimizer.param_groups, groups, strict=True):
+                group.update(settings)
+            for values in self._optimizer.optimizer.state.values():
+                if torch.is_tensor(values.get("step")):
+                    values["step"] = values["step"].clone()
 
     def close(self) -> None:
-        """Leaves the process group; all ranks together, so that none is gone too early."""
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
+        """Leaves the process group; all ranks together."""
+        leave()
+
+    @property
+    def _has_frozen(self) -> bool:
+        return any(not parameter.requires_grad for parameter in self.module.parameters())
+
+
+def leave() -> None:
+    """Leaves the process group; all ranks together, so that none is gone too early."""
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 
 
 def consolidated_weights(checkpoints: Path, tag: str) -> dict[str, torch.Tensor]:
@@ -228,6 +289,32 @@ def consolidated_weights(checkpoints: Path, tag: str) -> dict[str, torch.Tensor]
             str(checkpoints), tag=tag
         )
     return {name.removeprefix(PREFIX): value for name, value in weights.items()}
+
+
+def convert(checkpoint: Path, out: Path, workers: int = 1) -> None:
+    """Writes DeepSpeed's universal form of a checkpoint: a file a parameter, for any layout.
+
+    With one worker no process is forked. `latest_universal` beside `out` is DeepSpeed's.
+    """
+    from deepspeed.checkpoint.ds_to_universal import main
+
+    arguments = Namespace(
+        input_folder=str(checkpoint),
+        output_folder=str(out),
+        num_extract_workers=workers,
+        num_merge_workers=workers,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=True,  # of stages below 3, which Megatron's models bring
+    )
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it is talkative
+        main(arguments)
+
+
+def _described(shapes: list[dict[str, Any]]) -> dict[str, Any]:
+    names = [f"{name} {[*shape]}" for group in shapes for name, shape in group.items()]
+    digest = hashlib.sha256("\n".join(sorted(names)).encode())
+    return {"parameters": len(names), "digest": digest.hexdigest()}
 
 
 def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:

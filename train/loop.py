@@ -15,7 +15,6 @@ from sumzero.kernels.segments import Backends
 from sumzero.loading import load_tokenizer
 from sumzero.log import logger, progress
 from sumzero.ranks import Ranks
-from sumzero.runfile import as_dict
 from sumzero.runfolder import RunFolder, write_json
 from sumzero.train import checkpoint, engine
 from sumzero.train.attest import attest
@@ -23,9 +22,12 @@ from sumzero.train.batches import StepBatches, batches
 from sumzero.train.epoch import Epochs
 from sumzero.train.examples import check_prepared, store_file
 from sumzero.train.heap import keep_freed_memory
+from sumzero.train.identity import identity
+from sumzero.train.layout import load_universal, zero_stage
 from sumzero.train.model import attention_facts, check_context, hidden_size, load_model
 from sumzero.train.packing import Plan
 from sumzero.train.proof import prove_packing
+from sumzero.train.saver import Saver
 from sumzero.train.schedule import learning_rate
 from sumzero.train.store import TokenStore
 from sumzero.train.supervised import SupervisedLM
@@ -43,16 +45,7 @@ def train(config: RunConfig, who: Ranks) -> None:
     store = TokenStore(store_file(folder, "train"))
     epochs = make_epochs(store, config, hidden_size(path, config.model.revision))
     num_steps = epochs.num_steps
-    expected = _identity(config, check_prepared(config, folder), epochs, who)
-    resumed_from = checkpoint.newest(folder.checkpoints)
-    start = 0
-    if resumed_from is not None:
-        state = checkpoint.read_state(folder.checkpoints, resumed_from)
-        checkpoint.check_resumable(state, expected, folder.checkpoints / resumed_from)
-        start = state["step"]
-        if start >= num_steps:
-            logger.info("trained already: %s", folder.checkpoints / resumed_from)
-            return
+    data = check_prepared(config, folder)
     settings = engine.deepspeed_settings(
         config.model, config.train, epochs.num_micro_steps(who.world)
     )
@@ -61,6 +54,15 @@ def train(config: RunConfig, who: Ranks) -> None:
     dtype = getattr(torch, config.model.dtype)
 
     device = engine.start(who)
+    expected = identity(config, data, epochs.digest, zero_stage(settings))
+    resume = checkpoint.find(folder.checkpoints, expected, who, settings)
+    start = resume.state["step"] if resume else 0
+    if resume and start >= num_steps:
+        logger.info("trained already: %s", folder.checkpoints / resume.name)
+        engine.leave()
+        return
+    if resume and resume.universal:
+        settings = load_universal(settings)
     head_size, softcap = attention_facts(path, config.model.revision)
     backends = choose_backends(device, dtype, head_size, config.model.attention, softcap=softcap)
     torch.manual_seed(config.seed)
@@ -75,8 +77,9 @@ def train(config: RunConfig, who: Ranks) -> None:
         keep_freed_memory()  # not before: loading makes copies that are not needed again
     shared = config.data.share_documents and store.num_branches > len(store)
     difference = prove_packing(trainer.model, lm, len(tokenizer), shared=shared)
-    if resumed_from is not None:
-        trainer.load(folder.checkpoints, resumed_from)
+    if resume:
+        trainer.load(folder.checkpoints, resume.name)
+    saver = Saver(trainer, folder.checkpoints, who, config.train)
     if who.is_main:
         if config.data.validation:
             logger.warning("data.validation is prepared, but no validation loss is computed yet")
@@ -129,8 +132,10 @@ def train(config: RunConfig, who: Ranks) -> None:
                 _log(folder, bar, who, trainer, throughput, loss=loss, lr=lr, step=done)
             if done == num_steps or _is_due(done, config.train.save_every):
                 state = {**expected, "tokens_per_second": round(throughput.overall, 1)}
-                checkpoint.save(trainer, folder.checkpoints, done, state, main=who.is_main)
+                saver.save(done, state)
+            saver.poll()
             bar.update(1)
+    saver.finish()
     if who.is_main:
         folder.events.write(
             "end",
@@ -161,21 +166,6 @@ def make_epochs(store: TokenStore, config: RunConfig, hidden_size: int) -> Epoch
     except ValueError as error:
         raise DataError(f"data.train: {error}; run `sumzero prepare` again") from None
     return epochs
-
-
-def _identity(config: RunConfig, data: str, epochs: Epochs, who: Ranks) -> dict[str, Any]:
-    """What must be the same for a checkpoint to be continued."""
-    settings = as_dict(config)
-    for key in ("save_every", "log_every"):
-        settings["train"].pop(key, None)
-    return {
-        "data": data,
-        "plan": epochs.digest,
-        "ranks": who.world,
-        "seed": config.seed,
-        "model": settings["model"],
-        "train": settings["train"],
-    }
 
 
 def _is_due(step: int, every: int | None) -> bool:
