@@ -142,7 +142,8 @@ def _tidied(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     for left in (*folder.glob(f"*{PARTIAL}"), *folder.glob("*.new")):
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+        is_folder = left.is_dir() and not left.is_symlink()
+        shutil.rmtree(left) if is_folder else left.unlink()
     for old in folder.glob(f"*{OLD}"):
         name = folder / old.name.removesuffix(OLD)
         shutil.rmtree(old) if name.exists() else old.rename(name)

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 import xxhash
@@ -162,11 +162,10 @@ def flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
-class _HashedFile(io.RawIOBase):
+class _HashedFile:
     """A file that hashes what is written to it, and keeps the fault that torch hides."""
 
     def __init__(self, file: io.FileIO) -> None:
-        super().__init__()
         self.size = 0
         self.digest = xxhash.xxh3_128()
         self.error: OSError | None = None
@@ -185,6 +184,9 @@ class _HashedFile(io.RawIOBase):
         self.size += len(view)
         return len(view)
 
+    def flush(self) -> None:
+        """Nothing is held back."""
+
 
 def _write(content: Any, path: Path) -> tuple[int, str]:
     """Writes a file by torch.save; returns its size and checksum once it is on the disk."""
@@ -193,7 +195,7 @@ def _write(content: Any, path: Path) -> tuple[int, str]:
         before = get_crc32_options()
         set_crc32_options(False)  # a second, slower checksum, which torch.load never looks at
         try:
-            torch.save(content, out)
+            torch.save(content, cast(IO[bytes], out))
         except RuntimeError:
             if out.error is None:
                 raise

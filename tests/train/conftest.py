@@ -18,6 +18,8 @@ from sumzero.train.batches import family
 from sumzero.train.epoch import Epochs
 from sumzero.train.store import TokenStore
 
+from .trainings import Trainings
+
 HIDDEN_SIZE = 32
 
 
@@ -182,3 +184,11 @@ def kill_after():
             process.wait()
 
     return run
+
+
+@pytest.fixture(scope="module")
+def trainings(tmp_path_factory, model_folder):
+    """Trainings of a tiny model in forks of one process; see trainings.py."""
+    made = Trainings(tmp_path_factory.mktemp("trainings"), model_folder)
+    yield made
+    made.close()
