@@ -6,6 +6,7 @@ by SIGKILL: from outside after some seconds, or by itself at its n-th change of 
 
 import json
 import os
+import re
 import runpy
 import select
 import signal
@@ -19,8 +20,11 @@ from sumzero.errors import guarded
 from sumzero.train.__main__ import main as train_main
 
 
-def kill_at(change):
-    """Arms this process: SIGKILL before its n-th change of the checkpoints since a save began."""
+def kill_at(change, kind):
+    """Arms this process: SIGKILL before its n-th change of the checkpoints.
+
+    They are counted from where a folder of this kind is begun: "step-" a save, "universal" another.
+    """
     done = 0
 
     def look(event, arguments):
@@ -30,7 +34,7 @@ def kill_at(change):
             path = str(arguments[1])
         if "/checkpoints" not in path:
             return
-        begins = event == "os.mkdir" and path.endswith(".partial")
+        begins = event == "os.mkdir" and re.search(f"/checkpoints/{kind}[0-9]*.partial$", path)
         changes = event in ("open", "os.rename", "os.symlink") or (
             event in ("os.remove", "shutil.rmtree") and os.path.lexists(path)
         )
@@ -50,7 +54,7 @@ def child(rank, ranks, port, training):
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     if training.get("kill_at") and rank == training.get("kill_rank", 0):
-        kill_at(training["kill_at"])
+        kill_at(training["kill_at"], training.get("kill_in", "step-"))
     sys.argv = ["program", *training["arguments"]]
     main = train_main
     if program := training.get("program"):

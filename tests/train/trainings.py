@@ -97,7 +97,7 @@ def weights(run, name):
 
 
 def assert_same_run(run, other, last):
-    """The same losses, gradient norms and rates in every step, and the same weights: bit for bit."""
+    """The same losses, gradient norms and rates in every step, the same weights: bit for bit."""
     assert steps(run) == steps(other)
     found, want = weights(run, last), weights(other, last)
     assert found.keys() == want.keys()
