@@ -29,17 +29,23 @@ def needs_conversion(state: dict[str, Any], layout: dict[str, Any], where: Path)
     saved = state["checkpoint"]["layout"]
     if saved == layout:
         return False
-    if "NVMe" in (saved["optimizer"], layout["optimizer"]):
-        changed = ", ".join(
-            f"{key} ({saved.get(key)} -> {now})"
-            for key, now in layout.items()
-            if saved.get(key) != now
-        )
+    check_convertible(state, where)
+    if layout["optimizer"] == "NVMe":
         raise RunError(
-            f"{where}: {changed} changed since, and a checkpoint whose optimizer lies on NVMe "
-            "cannot be converted; train with the same number of ranks and the same preset"
+            f"{where}: DeepSpeed cannot load a converted checkpoint into an optimizer on NVMe; "
+            f"train on {saved['ranks']} ranks with the preset of then, or with another preset"
         )
     return True
+
+
+def check_convertible(state: dict[str, Any], where: Path) -> None:
+    """Raises RunError where a checkpoint can be loaded only as it was saved."""
+    saved = state["checkpoint"]["layout"]
+    if saved["optimizer"] == "NVMe":
+        raise RunError(
+            f"{where}: its optimizer lies on NVMe, which cannot be converted; train on "
+            f"{saved['ranks']} ranks with the preset of then"
+        )
 
 
 def is_converted(folder: Path, name: str, state: dict[str, Any]) -> bool:

@@ -102,6 +102,14 @@ def _parser() -> argparse.ArgumentParser:
         "sumzero export runs/scitldr --checkpoint step-000400",
     )
     export.add_argument("--checkpoint", metavar="STEP", help="default: the newest")
+    convert = add_stage(
+        "convert",
+        _convert,
+        "Make a checkpoint ready to be resumed on another number of ranks, on a CPU.",
+        "sumzero convert runs/scitldr --workers 8",
+    )
+    convert.add_argument("--checkpoint", metavar="STEP", help="default: the newest")
+    convert.add_argument("--workers", type=_count, default=1, help="processes (default: 1)")
     generate = add_stage(
         "generate",
         _generate,
@@ -177,6 +185,13 @@ def _export(options: argparse.Namespace) -> int:
     from sumzero.train.export import export
 
     print(export(_config(options), options.checkpoint))
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from sumzero.train.convert import convert
+
+    print(convert(_config(options), options.checkpoint, options.workers))
     return 0
 
 

@@ -4,20 +4,28 @@ Reads a training a line as JSON from stdin and answers on stdout how it ended. A
 by SIGKILL: from outside after some seconds, or by itself at its n-th change of the checkpoints.
 """
 
+import ctypes
 import json
 import os
 import re
+import resource
 import runpy
 import select
+import shutil
 import signal
 import socket
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
+from pathlib import Path
 
 from sumzero.errors import guarded
 from sumzero.train.__main__ import main as train_main
+
+NOT_PERMITTED = 77  # exit code where mounts are not allowed
 
 
 def kill_at(change, kind):
@@ -55,6 +63,10 @@ def child(rank, ranks, port, training):
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     if training.get("kill_at") and rank == training.get("kill_rank", 0):
         kill_at(training["kill_at"], training.get("kill_in", "step-"))
+    if training.get("limit") and rank == training.get("limit_rank", 0):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (training["limit"], training["limit"]))
+    if disk := training.get("disk"):
+        mount_alone(disk, training["size"])
     sys.argv = ["program", *training["arguments"]]
     main = train_main
     if program := training.get("program"):
@@ -64,7 +76,26 @@ def child(rank, ranks, port, training):
     except BaseException:
         traceback.print_exc()
         code = 1
+    if disk:
+        print("left:", *sorted(str(path.relative_to(disk)) for path in Path(disk).rglob("*")))
+    sys.stdout.flush()
     os._exit(code)
+
+
+def mount_alone(folder, size):
+    """Mounts what only this process sees: a copy of the folder on a small disk, or read-only."""
+    if ctypes.CDLL(None).unshare(0x00020000):  # CLONE_NEWNS
+        os._exit(NOT_PERMITTED)
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    if size:
+        with tempfile.TemporaryDirectory() as copy:
+            shutil.copytree(folder, copy, dirs_exist_ok=True, symlinks=True)
+            options = ["-t", "tmpfs", "-o", f"size={size}k", "none"]
+            subprocess.run(["mount", *options, folder], check=True)
+            shutil.copytree(copy, folder, dirs_exist_ok=True, symlinks=True)
+    else:
+        subprocess.run(["mount", "--bind", folder, folder], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
 
 
 def run(training):

@@ -65,6 +65,7 @@ def main():
             with open(out, "a", encoding="utf-8") as file:
                 line = {"step": step + 1, "loss": value, "norm": engine.gradient_norm}
                 file.write(json.dumps({**line, "counted": engine._engine.global_steps}) + "\n")
-    saver.save(int(steps), {"zero_stage": zero_stage(settings)})
+    for best in (False, True):  # the same step twice
+        saver.save(int(steps), {"zero_stage": zero_stage(settings)}, best=best)
     engine.close()
     return 0

@@ -108,6 +108,8 @@ def test_adapters_go_on_with_other_numbers_of_ranks(trainings, zero_files, tmp_p
         assert found["counted"] == want["counted"]
         for key in ("loss", "norm"):
             assert found[key] == pytest.approx(want[key], rel=1e-5), (key, want["step"])
+    assert checkpoint.whole(tmp_path / "elastic") == ["step-000004", "step-000006"]
+    assert (tmp_path / "elastic" / "best").readlink().name == "step-000006"
     files = [x for x in (tmp_path / "whole" / "step-000006").iterdir() if x.suffix == ".pt"]
     base = sum(x.stat().st_size for x in model.glob("*.safetensors"))
     assert sum(x.stat().st_size for x in files) < base, "frozen parameters are not saved"

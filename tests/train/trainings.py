@@ -21,19 +21,13 @@ class Trainings:
     def __init__(self, folder, model_folder):
         self.folder = folder
         self.file = folder / "run.toml"
-        with (folder / "train.jsonl").open("w") as out:
-            for index in range(40):
-                words = [f"word{(index * 7 + k) % 23}" for k in range(5 + index % 11)]
-                target = f"{words[0]} {words[-1]}."
-                row = {"id": index, "document": " ".join(words), "target": target}
-                out.write(json.dumps(row) + "\n")
         self.file.write_text(f"""
             runs = "{folder}/runs"
             [model]
             path = "{model_folder}"
             dtype = "float32"
             [data]
-            train.path = "{folder}/train.jsonl"
+            train.path = "{self.rows(40)}"
             max_length = 128
             instruction = "Sum up."
             [train]
@@ -61,10 +55,29 @@ class Trainings:
         self._server.stdout.close()
         assert self._server.wait(timeout=60) == 0
 
-    def new(self, name):
-        """A run that was prepared, and not trained."""
-        run = RunFolder.of(load(self.file, [f"name={name}"]))
-        shutil.copytree(self.folder / "runs" / "prepared", run.root)
+    def rows(self, number):
+        """A file of so many records."""
+        file = self.folder / f"{number}.jsonl"
+        with file.open("w") as out:
+            for index in range(number):
+                words = [f"word{(index * 7 + k) % 23}" for k in range(5 + index % 11)]
+                target = f"{words[0]} {words[-1]}."
+                row = {"id": index, "document": " ".join(words), "target": target}
+                out.write(json.dumps(row) + "\n")
+        return file
+
+    def run(self, name):
+        """A run by its name, whether it is there or not."""
+        return RunFolder(self.folder / "runs" / name.replace(" ", "-").replace("*", "x"))
+
+    def new(self, name, rows=None):
+        """A run that was prepared, and not trained; of its own records where `rows` is given."""
+        run = self.run(name)
+        if rows:
+            path = f"data.train.path={self.rows(rows)}"
+            prepare(load(self.file, [f"name={run.root.name}", path]), 1)
+        else:
+            shutil.copytree(self.folder / "runs" / "prepared", run.root)
         return run
 
     def start(self, *arguments, **how):
