@@ -13,7 +13,7 @@ from pathlib import Path
 from harness import Results, main, median_seconds
 
 # Layers, hidden, intermediate, vocabulary, tokens of a step, saves.
-FULL = (12, 768, 2304, 32768, 2048, 5)
+FULL = (12, 768, 2304, 32768, 256, 5)
 QUICK = (4, 256, 768, 8192, 512, 3)
 
 

@@ -4,7 +4,6 @@
 recipe, so that no setting is said twice.
 """
 
-import hashlib
 import io
 import json
 import os
@@ -18,9 +17,10 @@ import torch
 
 from sumzero import ds_configs
 from sumzero.config import Model, Train
-from sumzero.errors import ConfigError, RunError
+from sumzero.errors import ConfigError
 from sumzero.ranks import Ranks
-from sumzero.train.layout import UNIVERSAL, shard_layout
+from sumzero.train import state
+from sumzero.train.layout import shard_layout
 from sumzero.train.shards import ShardFiles
 from sumzero.train.supervised import PREFIX
 
@@ -213,65 +213,19 @@ class Engine:
     @property
     def trained(self) -> dict[str, Any]:
         """What is trained: the number of parameters and a digest of their names and shapes."""
-        return _described(self._engine._get_zero_param_shapes())
+        return state.trained(self._engine)
 
     def save(self, folder: Path, tag: str, *, later: bool) -> ShardFiles:
-        """Every rank writes its shard to `folder`/`tag`; all ranks call it together.
-
-        With `later` the content is copied to host memory, and written once `start` is called of
-        what is returned. Frozen parameters are left out: they are those of the model's files.
-        """
-        files = ShardFiles(folder / tag, later=later)
-        # It would put copies of its conversion script into the folder of checkpoints.
-        self._engine._copy_recovery_script = lambda path: None
-        before, self._engine.checkpoint_engine = self._engine.checkpoint_engine, files
-        try:
-            self._engine.save_checkpoint(
-                str(folder),
-                tag=tag,
-                save_latest=False,
-                exclude_frozen_parameters=self._has_frozen,
-            )
-        finally:
-            self._engine.checkpoint_engine = before
-        rank = torch.distributed.get_rank()
-        files.add_folder(folder / tag / "offloaded_tensors" / f"rank{rank:02d}")
-        return files
+        """Every rank writes its shard to `folder`/`tag`, or with `later` keeps a copy of it."""
+        return state.save(self._engine, folder, tag, later=later)
 
     def load(self, folder: Path, tag: str) -> None:
-        """Restores weights, optimizer and counters from `folder`/`tag`, or its converted form.
-
-        Raises RunError where that is not possible.
-        """
-        universal = self._engine.load_universal_checkpoint()
-        where = folder / UNIVERSAL if universal else folder
-        groups = [
-            {key: value for key, value in group.items() if key != "params"}
-            for group in self._optimizer.param_groups
-        ]
-        path, state = self._engine.load_checkpoint(
-            str(where), tag=tag, load_module_strict=not self._has_frozen
-        )
-        if path is None:
-            raise RunError(f"{where / tag}: the checkpoint cannot be loaded")
-        if _described(state["param_shapes"]) != self.trained:
-            raise RunError(f"{where / tag}: holds other parameters than those that are trained")
-        if universal:
-            # Stage 3 gives all groups the settings of the first, its weight decay among them, and
-            # one counter of steps, which every group then advances.
-            for group, settings in zip(self._optimizer.param_groups, groups, strict=True):
-                group.update(settings)
-            for values in self._optimizer.optimizer.state.values():
-                if torch.is_tensor(values.get("step")):
-                    values["step"] = values["step"].clone()
+        """Restores weights, optimizer and counters. Raises RunError where that is not possible."""
+        state.load(self._engine, folder, tag)
 
     def close(self) -> None:
         """Leaves the process group; all ranks together."""
         leave()
-
-    @property
-    def _has_frozen(self) -> bool:
-        return any(not parameter.requires_grad for parameter in self.module.parameters())
 
 
 def leave() -> None:
@@ -309,12 +263,6 @@ def convert(checkpoint: Path, out: Path, workers: int = 1) -> None:
     )
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it is talkative
         main(arguments)
-
-
-def _described(shapes: list[dict[str, Any]]) -> dict[str, Any]:
-    names = [f"{name} {[*shape]}" for group in shapes for name, shape in group.items()]
-    digest = hashlib.sha256("\n".join(sorted(names)).encode())
-    return {"parameters": len(names), "digest": digest.hexdigest()}
 
 
 def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -5,8 +5,10 @@ import shutil
 import pytest
 
 from sumzero.cli import main
+from sumzero.config import Scratch
 from sumzero.errors import RunError
 from sumzero.train import checkpoint
+from sumzero.train.scratch import initial_model
 from sumzero.train.universal import needs_conversion
 
 from .forked_trainings import NOT_PERMITTED
@@ -14,6 +16,10 @@ from .trainings import assert_same_run
 
 STEPS = 12
 LAST = f"step-{STEPS:06d}"
+OTHER_SHAPE = Scratch(
+    **{"vocab_size": 600, "hidden_size": 32, "num_layers": 2, "num_heads": 2},
+    **{"num_kv_heads": 1, "intermediate_size": 80},
+)
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +78,23 @@ def test_another_stage_or_data_is_refused(trainings, stopped, tmp_path):
     (tmp_path / "zero2.json").write_text('{"zero_optimization": {"stage": 2}}')
     said = fault(trainings.train(run, f"train.deepspeed={tmp_path}/zero2.json", expect=2))
     assert "cannot be used: zero_stage (3 -> 2) changed since" in said
-    other = trainings.new("other data", 41)
+    path = f"data.train.path={trainings.rows(41)}"
+    other = trainings.new("other data", path)
     shutil.copytree(run.checkpoints, other.checkpoints, symlinks=True)
-    said = fault(trainings.train(other, f"data.train.path={trainings.rows(41)}", expect=2))
+    said = fault(trainings.train(other, path, expect=2))
     assert "cannot be used: data (" in said
+
+
+def test_a_model_that_was_replaced_in_its_folder_is_refused(
+    trainings, model_folder, tokenizer, tmp_path
+):
+    model = f"model.path={tmp_path}/model"
+    shutil.copytree(model_folder, tmp_path / "model")
+    run = trainings.new("replaced", model)
+    trainings.train(run, model, kill_at=20, expect=-9)
+    initial_model(OTHER_SHAPE, tokenizer, positions=512, seed=0).save_pretrained(tmp_path / "model")
+    said = fault(trainings.train(run, model, expect=2))
+    assert "step-000002: its 24 trained parameters have other names or shapes than the 24" in said
 
 
 def flip(file):

@@ -70,12 +70,11 @@ class Trainings:
         """A run by its name, whether it is there or not."""
         return RunFolder(self.folder / "runs" / name.replace(" ", "-").replace("*", "x"))
 
-    def new(self, name, rows=None):
-        """A run that was prepared, and not trained; of its own records where `rows` is given."""
+    def new(self, name, *overrides):
+        """A run that was prepared, by itself where it has other settings, and not trained."""
         run = self.run(name)
-        if rows:
-            path = f"data.train.path={self.rows(rows)}"
-            prepare(load(self.file, [f"name={run.root.name}", path]), 1)
+        if overrides:
+            prepare(load(self.file, [f"name={run.root.name}", *overrides]), 1)
         else:
             shutil.copytree(self.folder / "runs" / "prepared", run.root)
         return run
