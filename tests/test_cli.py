@@ -38,9 +38,8 @@ def _fault(capsys, *arguments):
 
 
 def test_every_command_has_help_with_an_example(capsys):
-    for command in (
-        *("demo", "doctor", "run", "prepare", "plan", "export", "generate", "score", "report"),
-    ):
+    stages = ("prepare", "plan", "export", "convert", "generate", "score", "report", "status")
+    for command in ("demo", "doctor", "run", *stages):
         with pytest.raises(SystemExit) as done:
             main([command, "--help"])
         assert done.value.code == 0

@@ -3,6 +3,7 @@
 import io
 import os
 import shutil
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import timedelta
@@ -15,10 +16,13 @@ from pydantic import ValidationError
 from sumzero.config import Train
 from sumzero.errors import ConfigError, RunError
 from sumzero.ranks import Ranks
-from sumzero.train.supervised import PREFIX
+from sumzero.train import state
+from sumzero.train.groups import parameter_groups
+from sumzero.train.layout import shard_layout, zero_stage
+from sumzero.train.shards import ShardFiles
 from sumzero.train.swapped import mapped
 from sumzero.train.zero_settings import deepspeed_settings as deepspeed_settings
-from sumzero.train.zero_settings import swap_folder, zero_stage
+from sumzero.train.zero_settings import swap_folder
 
 # transformers reads ahead in threads without it: a model at once, where experts are fused.
 _SEQUENTIAL = "HF_DEACTIVATE_ASYNC_LOAD"
@@ -128,7 +132,7 @@ class Engine:
         for buffer in model.buffers():
             buffer.data = buffer.data.to(device)
         optimizer = torch.optim.AdamW(
-            _parameter_groups(model, train.weight_decay),
+            parameter_groups(model, train.weight_decay),
             lr=train.lr,
             betas=train.betas,
             fused=True,
@@ -140,6 +144,7 @@ class Engine:
             self._create_state()
         self.module: torch.nn.Module = self._engine.module
         self.device = torch.device(device)
+        self._settings = settings
         self._world = torch.distributed.get_world_size()
         self._swap = swap_folder(settings)
         self.stage = zero_stage(settings)
@@ -200,54 +205,58 @@ class Engine:
         torch.distributed.all_gather(gathered, values)
         return torch.stack(gathered)
 
-    def save(self, folder: Path, tag: str, state: dict[str, Any]) -> None:
-        """Every rank writes its shard to `folder`/`tag`; all ranks call it together."""
-        with mapped(self._optimizer):
-            self._engine.save_checkpoint(
-                str(folder), tag=tag, client_state=state, save_latest=False
-            )
-        torch.distributed.barrier()
+    @property
+    def layout(self) -> dict[str, Any]:
+        """How the optimizer's state is split: shards fit only where it is the same."""
+        return shard_layout(self._settings, self._world)
 
-    def load(self, folder: Path, tag: str) -> dict[str, Any]:
-        """Restores weights and optimizer; returns the saved state. Raises RunError on failure."""
+    @property
+    def trained(self) -> dict[str, Any]:
+        """What is trained: the number of parameters and a digest of their names and shapes."""
+        return state.trained(self._engine)
+
+    def save(self, folder: Path, tag: str, *, later: bool) -> ShardFiles:
+        """Every rank writes its shard to `folder`/`tag`, or with `later` keeps a copy of it."""
         with mapped(self._optimizer):
-            path, state = self._engine.load_checkpoint(str(folder), tag=tag)
-        if path is None:
-            raise RunError(f"{folder / tag}: the checkpoint cannot be loaded")
-        found: dict[str, Any] = state
-        return found
+            return state.save(self._engine, folder, tag, later=later)
+
+    def load(self, folder: Path, tag: str) -> None:
+        """Restores weights, optimizer and counters. Raises RunError where that is not possible."""
+        with mapped(self._optimizer):
+            state.load(self._engine, folder, tag)
 
     def close(self) -> None:
-        """Leaves the process group; all ranks together, so that none is gone too early."""
+        """Leaves the process group; all ranks together."""
         torch.distributed.barrier()
         if self._swap is not None:  # of no use to another run; ranks of other nodes may share it
             shutil.rmtree(self._swap, ignore_errors=True)
-        torch.distributed.destroy_process_group()
+        leave()
 
 
-def consolidated_weights(checkpoints: Path, tag: str) -> dict[str, torch.Tensor]:
-    """The whole model's float32 weights by their names in `SupervisedLM.lm`, from all shards."""
-    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+def leave() -> None:
+    """Leaves the process group; all ranks together, so that none is gone too early."""
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 
+
+def convert(checkpoint: Path, out: Path, workers: int = 1) -> None:
+    """Writes DeepSpeed's universal form of a checkpoint: a file a parameter, for any layout.
+
+    With one worker no process is forked. `latest_universal` beside `out` is DeepSpeed's.
+    """
+    from deepspeed.checkpoint.ds_to_universal import main
+
+    arguments = Namespace(
+        input_folder=str(checkpoint),
+        output_folder=str(out),
+        num_extract_workers=workers,
+        num_merge_workers=workers,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=True,  # of stages below 3, which Megatron's models bring
+    )
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it is talkative
-        weights: dict[str, torch.Tensor] = get_fp32_state_dict_from_zero_checkpoint(
-            str(checkpoints), tag=tag
-        )
-    return {name.removeprefix(PREFIX): value for name, value in weights.items()}
-
-
-def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay, vectors (norms, biases) do not; a group without parameters is left out."""
-    groups: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            shape = getattr(parameter, "ds_shape", parameter.shape)  # whole, under ZeRO-3
-            groups[len(shape) >= 2].append(parameter)
-    return [
-        {"params": parameters, "weight_decay": weight_decay if decays else 0.0}
-        for decays, parameters in groups.items()
-        if parameters
-    ]
+        main(arguments)
 
 
 def _check(settings: dict[str, Any]) -> None:

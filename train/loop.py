@@ -11,7 +11,6 @@ from sumzero.config import RunConfig, Train
 from sumzero.errors import RankLost
 from sumzero.log import logger
 from sumzero.ranks import Ranks
-from sumzero.runfile import as_dict
 from sumzero.runfolder import RunFolder, alone, write_json
 from sumzero.train import checkpoint, engine, journal
 from sumzero.train.adapters import bin_seed
@@ -22,10 +21,13 @@ from sumzero.train.epoch import Epochs
 from sumzero.train.evaluation import Evaluation
 from sumzero.train.examples import check_prepared, store_file
 from sumzero.train.flops import StepFlops
+from sumzero.train.identity import identity
+from sumzero.train.layout import load_universal, zero_stage
 from sumzero.train.losses import Losses
 from sumzero.train.model import hidden_size
 from sumzero.train.preempt import Asked, Preemption
 from sumzero.train.run import Run
+from sumzero.train.saver import Saver
 from sumzero.train.schedule import learning_rate
 from sumzero.train.sequence_parallel import check_sequence_parallel, columns
 from sumzero.train.standing import Standing
@@ -60,15 +62,16 @@ def train(config: RunConfig, who: Ranks) -> bool:
         who=who,
         swap=folder.root / "swap",
     )
-    identity = _identity(config, data, epochs, who)
+    expected = identity(config, data, epochs.digest, zero_stage(settings))
     lock = alone(folder.root, "training", _LOCK_LEASE) if who.is_main else nullcontext()
     with Preemption(config.train, who, begun) as preemption, lock:
         device = engine.start(who, config.train.stall_minutes)
         preemption.connect()
         with StallWatch(who, 60 * config.train.stall_minutes, _tell_of_stall(folder)) as watch:
             try:
-                run = _begin(config, who, epochs, identity, settings, device, preemption, watch)
+                run = _begin(config, who, epochs, expected, settings, device, preemption, watch)
                 if run is None:
+                    engine.leave()
                     return True
                 finished = _steps(run)
             except RuntimeError as error:
@@ -84,7 +87,7 @@ def _begin(
     config: RunConfig,
     who: Ranks,
     epochs: Epochs,
-    identity: dict[str, Any],
+    expected: dict[str, Any],
     settings: dict[str, Any],
     device: torch.device,
     preemption: Preemption,
@@ -92,11 +95,14 @@ def _begin(
 ) -> Run | None:
     """Resumes where there is a checkpoint, assembles the rest; None where the run is finished."""
     folder = RunFolder.of(config)
-    resume = checkpoint.find(folder.checkpoints, identity, who)
+    watch.at(0, "looking for a checkpoint")
+    resume = checkpoint.find(folder.checkpoints, expected, who, settings)
     standing = Standing.of(resume.state) if resume else Standing()
     if resume and is_finished(standing, epochs.num_steps, config.train):
         logger.info("trained already: %s", folder.checkpoints / resume.name)
         return None
+    if resume and resume.universal:
+        settings = load_universal(settings)
     shared = config.data.share_documents and epochs.store.num_branches > len(epochs.store)
     made = assemble(
         *(config, settings, device), lambda doing: watch.at(standing.step, doing), shared=shared
@@ -123,8 +129,9 @@ def _begin(
         who,
         folder,
         epochs,
-        identity,
+        expected,
         made.trainer,
+        Saver(made.trainer, folder.checkpoints, who, config.train),
         made.pad_id,
         standing,
         losses,
@@ -170,10 +177,13 @@ def _steps(run: Run) -> bool:
         is_due = _is_due(standing.step, train.save_every) or asked != Asked.NOTHING
         if standing.finished or is_due or is_best:
             run.save()
+        run.saver.poll()
         run.journal.advance()
         if standing.finished or asked.ends:
             break
         run.watch.at(step + 2, "waiting for its batches")
+    run.watch.at(standing.step, "waiting for its checkpoint")
+    run.saver.finish()
     _tell_end(run)
     return standing.finished
 
@@ -270,18 +280,3 @@ def _write_plan(epochs: Epochs, folder: RunFolder) -> None:
             "steps": epochs.num_steps,
         },
     )
-
-
-def _identity(config: RunConfig, data: str, epochs: Epochs, who: Ranks) -> dict[str, Any]:
-    """What must be the same for a checkpoint to be continued."""
-    settings = as_dict(config)
-    for key in ("save_every", "log_every"):
-        settings["train"].pop(key, None)
-    return {
-        "data": data,
-        "plan": epochs.digest,
-        "ranks": who.world,
-        "seed": config.seed,
-        "model": settings["model"],
-        "train": settings["train"],
-    }

@@ -7,13 +7,13 @@ from sumzero.config import RunConfig
 from sumzero.log import logger
 from sumzero.ranks import Ranks
 from sumzero.runfolder import RunFolder
-from sumzero.train import checkpoint
 from sumzero.train.engine import Engine
 from sumzero.train.epoch import Epochs
 from sumzero.train.evaluation import Evaluation
 from sumzero.train.journal import Journal
 from sumzero.train.losses import Losses
 from sumzero.train.preempt import Preemption
+from sumzero.train.saver import Saver
 from sumzero.train.sequence_parallel import columns
 from sumzero.train.standing import Standing
 from sumzero.train.throughput import Throughput
@@ -33,6 +33,7 @@ class Run:
     epochs: Epochs
     identity: dict[str, Any]
     trainer: Engine
+    saver: Saver
     pad_id: int
     standing: Standing
     losses: Losses
@@ -91,14 +92,8 @@ class Run:
         self.watch.at(standing.step, "saving")
         self._fetch_losses()
         state = {**self.identity, **standing.as_state(), **self.losses.state()}
-        folder = self.folder.checkpoints
-        seconds = checkpoint.save(
-            *(self.trainer, folder, standing.step, state),
-            main=self.who.is_main,
-            train=self.config.train,
-        )
-        if self.who.is_main and standing.best_step == standing.step:
-            checkpoint.point_best(folder, checkpoint.name_of(standing.step))
+        is_best = standing.best_step == standing.step
+        seconds = self.saver.save(standing.step, state, best=is_best)
         self.preemption.saved(seconds)
         self.throughput.pause(seconds)
         self.journal.event("checkpoint", step=standing.step, seconds=round(seconds, 3))

@@ -101,11 +101,6 @@ def deepspeed_settings(
     }
 
 
-def zero_stage(settings: dict[str, Any]) -> int:
-    """The ZeRO stage; 0 is none. Checkpoints of one stage cannot be continued under another."""
-    return int(settings.get("zero_optimization", {}).get("stage", 0))
-
-
 def swap_folder(settings: dict[str, Any]) -> Path | None:
     """Where optimizer state lies that is offloaded to NVMe; None where none is."""
     offload = settings.get("zero_optimization", {}).get("offload_optimizer") or {}

@@ -115,20 +115,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--checkpoint", metavar="STEP", help="default: the newest")
     form = export.add_mutually_exclusive_group()
-    form.add_argument(
-        "--merge",
-        action="store_const",
-        const="merge",
-        dest="form",
-        help="adapters are merged into their base, into export/ (default)",
-    )
-    form.add_argument(
-        "--adapter",
-        action="store_const",
-        const="adapter",
-        dest="form",
-        help="the adapters alone, in peft's format, into adapter/",
-    )
+    for flag, text in (
+        ("merge", "adapters are merged into their base, into export/ (default)"),
+        ("adapter", "the adapters alone, in peft's format, into adapter/"),
+    ):
+        form.add_argument(f"--{flag}", action="store_const", const=flag, dest="form", help=text)
     export.add_argument(
         "--dtype",
         choices=("bfloat16", "float16", "float32"),
@@ -137,6 +128,14 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--no-vllm", action="store_true", help="check with transformers only, without vLLM's start"
     )
+    convert = add_stage(
+        "convert",
+        _convert,
+        "Make a checkpoint ready to be resumed on another number of ranks, on a CPU.",
+        "sumzero convert runs/scitldr --workers 8",
+    )
+    convert.add_argument("--checkpoint", metavar="STEP", help="default: the newest")
+    convert.add_argument("--workers", type=_count, default=1, help="processes (default: 1)")
     generate = add_stage(
         "generate",
         _generate,
@@ -248,6 +247,13 @@ def _export(options: argparse.Namespace) -> int:
             vllm=not options.no_vllm,
         )
     )
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from sumzero.train.convert import convert
+
+    print(convert(_config(options), options.checkpoint, options.workers))
     return 0
 
 

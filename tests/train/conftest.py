@@ -1,9 +1,7 @@
 import json
 import os
 import signal
-import socket
 import subprocess
-import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +17,8 @@ from sumzero.train.epoch import Epochs
 from sumzero.train.store import TokenStore
 
 from . import run_cases
+from .launches import Launched, command, rank_arguments
+from .trainings import Trainings
 
 HIDDEN_SIZE = 32
 
@@ -114,28 +114,6 @@ class Preparations:
 @pytest.fixture(scope="session")
 def prepared(tokenizer, tmp_path_factory):
     return Preparations(tokenizer, lambda: tmp_path_factory.mktemp("prepared"))
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def command(ranks, run_file, *overrides):
-    """The arguments and environment that start a training on this machine."""
-    return rank_arguments(ranks, "--module", "sumzero.train", run_file, *overrides)
-
-
-def rank_arguments(ranks, *program):
-    """The same, of a program of ours with its arguments."""
-    port = free_port()
-    arguments = [
-        *(sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", str(ranks)),
-        *("--master_addr", "127.0.0.1", "--master_port", str(port)),
-        *(str(argument) for argument in program),
-    ]
-    return arguments, {**os.environ, "DS_ACCELERATOR": "cpu", "PYTHONWARNINGS": "ignore"}
 
 
 @pytest.fixture(scope="session")
@@ -242,60 +220,6 @@ def tiny_run(model_folder):
     return write
 
 
-class Launched:
-    """Ranks that run without a launcher; what they say is in files."""
-
-    def __init__(self, folder, ranks, run_file, *overrides):
-        port = free_port()
-        self.outputs = [folder / f"rank-{rank}.txt" for rank in range(ranks)]
-        self.processes = []
-        for rank, output in enumerate(self.outputs):
-            names = {"RANK": rank, "WORLD_SIZE": ranks, "LOCAL_RANK": rank, "MASTER_PORT": port}
-            with output.open("w") as out:
-                self.processes.append(
-                    subprocess.Popen(
-                        [sys.executable, "-m", "sumzero.train", str(run_file), *overrides],
-                        env={
-                            **os.environ,
-                            **{name: str(value) for name, value in names.items()},
-                            **{"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"},
-                            **{"DS_ACCELERATOR": "cpu", "PYTHONWARNINGS": "ignore"},
-                        },
-                        stdout=out,
-                        stderr=subprocess.STDOUT,
-                    )
-                )
-
-    def until(self, condition):
-        """Waits for something that the ranks bring about; fails where one ends before."""
-        while not condition():
-            for process in self.processes:
-                try:
-                    process.wait(timeout=0.01)
-                except subprocess.TimeoutExpired:
-                    continue
-                pytest.fail(f"a rank ended with {process.returncode}:\n{self.said()}")
-
-    def codes(self, timeout=180):
-        """The exit codes of all ranks."""
-        return [process.wait(timeout=timeout) for process in self.processes]
-
-    def said(self):
-        """What the ranks wrote, one after the other."""
-        return "\n".join(output.read_text(errors="replace") for output in self.outputs)
-
-    def lines(self):
-        """The lines in which a user is told what is wrong."""
-        return [line for line in self.said().splitlines() if line.startswith("sumzero:")]
-
-    def kill(self):
-        """Ends what still runs."""
-        for process in self.processes:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-
-
 @pytest.fixture
 def start_ranks(tmp_path):
     """Starts a training on ranks of its own: `start_ranks(2, run_file, "train.lr=1")`."""
@@ -310,3 +234,11 @@ def start_ranks(tmp_path):
     yield start
     for launched in started:
         launched.kill()
+
+
+@pytest.fixture(scope="module")
+def trainings(tmp_path_factory, model_folder):
+    """Trainings of a tiny model in forks of one process; see trainings.py."""
+    made = Trainings(tmp_path_factory.mktemp("trainings"), model_folder)
+    yield made
+    made.close()

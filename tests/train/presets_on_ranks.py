@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import torch
+from consolidated import consolidated_weights
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 from unequal_ranks import COUNT, WORK, prepared
 
@@ -17,7 +18,8 @@ from sumzero.errors import SumZeroError
 from sumzero.ranks import ranks
 from sumzero.train.attest import attest
 from sumzero.train.batches import make_batch
-from sumzero.train.engine import Engine, consolidated_weights, deepspeed_settings, start
+from sumzero.train.engine import Engine, deepspeed_settings, start
+from sumzero.train.saver import Saver
 from sumzero.train.supervised import PREFIX
 
 LEARNING_RATES = (1e-2, 5e-3, 2e-3)
@@ -120,14 +122,14 @@ def three_steps(who, case, folder):
         ]
     report["swapped"] = any((folder / "swap").rglob("*.swp"))
     if report["swapped"]:
-        tag = case["dtype"]
-        engine.save(folder / "checkpoints", tag, {})
+        checkpoints, tag = folder / f"checkpoints_{case['dtype']}", "step-000003"
+        Saver(engine, checkpoints, who, train).save(3, {})
         again = prepared(case["model"], case["part"], settings, dtype)
         engine = Engine(trained(again, case["part"]), settings, train)
-        engine.load(folder / "checkpoints", tag)
+        engine.load(checkpoints, tag)
         restored = state(engine)
         report["restored"] = all(torch.equal(x, restored[key]) for key, x in states[2].items())
-        exported = consolidated_weights(folder / "checkpoints", tag)
+        exported = consolidated_weights(checkpoints, tag)
         report["exported"] = all(
             torch.equal(x, states[2][f"{PREFIX}{key}"]) for key, x in exported.items()
         )

@@ -14,9 +14,9 @@ from sumzero.pipeline import prepare
 from sumzero.probe import greedy
 from sumzero.runfile import load
 from sumzero.runfolder import RunFolder
-from sumzero.train.engine import consolidated_weights
 from sumzero.train.export import export
 
+from .consolidated import consolidated_weights
 from .tiny_models import tiny_model
 
 SAME = "transformers and vLLM give the same 32 greedy tokens"

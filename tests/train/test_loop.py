@@ -27,6 +27,10 @@ def _prepared(run_file, name):
     return RunFolder.of(config)
 
 
+def _name(step):
+    return f"step-{step:06d}"
+
+
 def _events(folder, kind):
     return [x for x in read_jsonl(folder.root / "events.jsonl") if x["event"] == kind]
 
@@ -51,7 +55,7 @@ def test_losses_are_logged_and_evaluated_where_it_was_asked_for(trained):
 
 def test_the_best_checkpoint_is_the_one_with_the_best_evaluation(trained):
     best = min(_events(trained, "evaluation"), key=lambda event: event["loss"])
-    assert os.readlink(trained.checkpoints / "best") == checkpoint.name_of(best["step"])
+    assert os.readlink(trained.checkpoints / "best") == _name(best["step"])
     assert os.readlink(trained.checkpoints / "best") in checkpoint.whole(trained.checkpoints)
 
 
@@ -79,8 +83,8 @@ def test_a_run_whose_evaluations_do_not_improve_stops_early_and_stays_so(run_fil
     assert first.codes() == [0]
     assert [x["step"] for x in _events(folder, "evaluation")] == [1, 2, 3]
     assert "ended early at step 3: best validation loss" in first.said()
-    assert os.readlink(folder.checkpoints / "best") == checkpoint.name_of(1)
-    assert checkpoint.newest(folder.checkpoints) == checkpoint.name_of(3)
+    assert os.readlink(folder.checkpoints / "best") == _name(1)
+    assert checkpoint.newest(folder.checkpoints) == _name(3)
     again = start_ranks(1, run_file, *options)
     assert again.codes() == [0]
     assert "trained already" in again.said()
@@ -101,7 +105,7 @@ def test_steps_that_are_not_finite_are_skipped_and_end_the_run(run_file, start_r
     assert skipped[-1]["records"][0] in line
     ids = {str(index) for index in range(40)}
     assert all(set(x["records"]) <= ids and len(x["records"]) > 1 for x in skipped)
-    assert checkpoint.newest(folder.checkpoints) == checkpoint.name_of(3)
+    assert checkpoint.newest(folder.checkpoints) == _name(3)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,10 @@ def _prepared(run_file, name):
     return RunFolder.of(config)
 
 
+def _name(step):
+    return f"step-{step:06d}"
+
+
 def _events(folder, kind):
     return [x for x in read_jsonl(folder.root / "events.jsonl") if x["event"] == kind]
 
@@ -49,7 +53,7 @@ def test_a_signal_to_one_rank_saves_on_all(run_file, whole, start_ranks, number,
     assert f"{number.name}: the run is saved" in first.said()
     (preempted,) = _events(folder, "preempted")
     name = checkpoint.newest(folder.checkpoints)
-    assert name == checkpoint.name_of(preempted["step"])
+    assert name == _name(preempted["step"])
     assert 3 <= preempted["step"] < STEPS
 
     assert start_ranks(2, run_file, f"name=signal-{rank}").codes() == [0, 0]
@@ -61,7 +65,7 @@ def test_the_clock_ends_a_run_in_time_and_asks_for_checkpoints(run_file, start_r
     folder = _prepared(run_file, "clock")
     assert start_ranks(1, run_file, "name=clock", "train.max_minutes=0.0001").codes() == [75]
     assert [x["step"] for x in _events(folder, "preempted")] == [1]
-    assert checkpoint.newest(folder.checkpoints) == checkpoint.name_of(1)
+    assert checkpoint.newest(folder.checkpoints) == _name(1)
 
     assert start_ranks(1, run_file, "name=clock", "train.save_minutes=0.000001").codes() == [0]
     assert [x["step"] for x in _events(folder, "checkpoint")] == list(range(1, STEPS + 1))

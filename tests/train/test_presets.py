@@ -11,7 +11,8 @@ import pytest
 from sumzero.config import Lora, Model, Train
 from sumzero.errors import ConfigError
 from sumzero.ranks import Ranks
-from sumzero.train.zero_settings import deepspeed_settings, swap_folder, zero_stage
+from sumzero.train.layout import zero_stage
+from sumzero.train.zero_settings import deepspeed_settings, swap_folder
 
 from .tiny_models import tiny_model
 
