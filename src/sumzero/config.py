@@ -212,7 +212,7 @@ class Train:
     save_async: bool = False
     """Writes checkpoints while the next steps run."""
     keep_last: Count = 2
-    """Checkpoints that are kept, the newest and the best apart."""
+    """How many of the newest checkpoints are kept, besides the best."""
     keep_every: Count | None = None
     """Checkpoints at multiples of this many steps are kept for good."""
     eval_every: Count | None = None
