@@ -211,7 +211,7 @@ def test_a_folder_that_is_held_is_waited_for_as_long_as_asked(tmp_path):
     holder = threading.Thread(target=hold)
     holder.start()
     held.wait(30)
-    assert is_held(tmp_path)
+    assert is_held(tmp_path, "training")
     with (
         pytest.raises(RunError, match="another `training` is at work"),
         alone(tmp_path, "training"),
@@ -219,7 +219,7 @@ def test_a_folder_that_is_held_is_waited_for_as_long_as_asked(tmp_path):
         pass
     threading.Timer(0.2, release.set).start()
     with alone(tmp_path, "training", patience=30):
-        assert is_held(tmp_path)
+        assert is_held(tmp_path, "training")
     holder.join()
-    assert not is_held(tmp_path)
-    assert not is_held(tmp_path / "absent")
+    assert not is_held(tmp_path, "training")
+    assert not is_held(tmp_path / "absent", "training")

@@ -61,6 +61,15 @@ def test_the_state_is_that_of_the_last_attempt(run, events, now, state):
     assert state in table(found)
 
 
+def test_a_new_attempt_tells_its_own_step_and_a_loss_that_is_no_number_is_not_the_best(run):
+    bad = {"time": 9.0, "event": "evaluation", "step": 5, "loss": None}
+    good = {"time": 9.0, "event": "evaluation", "step": 8, "loss": 2.0}
+    found = _of(run, START, STEP, bad, good, {**START, "step": 8})
+    assert (found["step"], found["loss"], found["seconds_left"]) == (8, None, None)
+    assert (found["best_step"], found["best_validation_loss"]) == (8, 2.0)
+    assert "8 of 100" in table(found)
+
+
 def test_a_new_attempt_that_loads_is_starting(run):
     preempted = {"time": 60.0, "event": "preempted", "step": 11}
     with alone(run.root, "training"):

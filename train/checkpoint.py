@@ -23,7 +23,7 @@ from sumzero.ranks import Ranks
 from sumzero.train import universal
 from sumzero.train.identity import check_resumable as check_resumable
 from sumzero.train.layout import shard_layout
-from sumzero.train.manifest import STATE, content_fault, sizes_fault
+from sumzero.train.manifest import STATE, content_fault, is_best, sizes_fault
 from sumzero.train.manifest import read_state as read_state
 from sumzero.train.shards import flush_folder
 
@@ -71,6 +71,7 @@ def find(
             on_main(who, partial(_set_aside, folder, other))
             if who.is_main:
                 logger.warning("%s: damaged (%s); kept as %s", folder / other, fault, aside.name)
+        on_main(who, partial(_point_again, folder, name))
         return Resume(name, state, converted)
     if damaged:
         faults_ = "; ".join(f"{name}: {fault}" for name, fault in damaged.items())
@@ -123,14 +124,23 @@ def point(folder: Path, link: str, name: str) -> None:
 
 
 def on_main(who: Ranks, work: Callable[[], _T]) -> _T:
-    """Does it on rank 0; all ranks return the same, or raise the same fault."""
+    """Does it on rank 0; all ranks return the same, or raise the same fault.
+
+    What is no fault of the user's keeps its type and traceback on rank 0.
+    """
     box: list[Any] = [None, None]
+    bug: Exception | None = None
     if who.is_main:
         try:
             box[0] = work()
         except (SumZeroError, OSError) as error:
             box[1] = error
+        except Exception as error:
+            bug = error
+            box[1] = RunError(f"rank 0: {type(error).__name__}: {error}")
     dist.broadcast_object_list(box, src=0)
+    if bug is not None:
+        raise bug
     if box[1] is not None:
         raise box[1]
     result: _T = box[0]
@@ -161,6 +171,17 @@ def _examined(
         return {}, str(error)
     check_resumable(state, expected, folder / name)
     return state, sizes_fault(folder / name, state)
+
+
+def _point_again(folder: Path, newest_: str) -> None:
+    """Mends the links: a kill can come before them, and what they name may be set aside."""
+    point(folder, "latest", newest_)
+    names = [name for name in whole(folder) if step_of(name) <= step_of(newest_)]
+    best = [name for name in names if is_best(folder, name)]
+    if best:
+        point(folder, "best", best[-1])
+    elif (folder / "best").is_symlink() and not (folder / "best").exists():
+        (folder / "best").unlink()
 
 
 def _set_aside(folder: Path, name: str) -> None:

@@ -29,11 +29,10 @@ _SEQUENTIAL = "HF_DEACTIVATE_ASYNC_LOAD"
 _QUANTIZED = ("zero_quantized_weights", "zero_quantized_gradients")
 
 
-def start(who: Ranks, stall_minutes: float = 30.0) -> torch.device:
+def start(who: Ranks) -> torch.device:
     """Joins the process group and returns this rank's device.
 
-    Without a launcher (no MASTER_ADDR) a lone process forms a group of its own. A collective fails
-    after twice `stall_minutes`, and not before half an hour: `StallWatch` has better words for it.
+    Without a launcher (no MASTER_ADDR) a lone process forms a group of its own.
     """
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -57,12 +56,20 @@ def start(who: Ranks, stall_minutes: float = 30.0) -> torch.device:
     if torch.cuda.is_available():
         device = torch.device("cuda", who.local_rank)
         torch.cuda.set_device(device)
-    deepspeed.init_distributed(
-        "nccl" if device.type == "cuda" else "gloo",
-        verbose=False,
-        timeout=timedelta(minutes=max(30.0, 2 * stall_minutes)),
-    )
+    deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", verbose=False)
+    _leave_timeouts_to_the_watch()
     return device
+
+
+def _leave_timeouts_to_the_watch() -> None:
+    """Lets collectives wait for a day: `StallWatch` knows what is late, and names the rank.
+
+    NCCL's own limit is 10 minutes, for DeepSpeed's groups too, and it ends the process without a
+    word on which rank it waited for.
+    """
+    distributed = torch.distributed.distributed_c10d
+    for group in list(distributed._world.pg_map):
+        distributed._set_pg_timeout(timedelta(days=1), group)
 
 
 @contextmanager
@@ -140,6 +147,7 @@ class Engine:
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=settings
         )
+        _leave_timeouts_to_the_watch()
         if zero_stage(settings) < 3:
             self._create_state()
         self.module: torch.nn.Module = self._engine.module

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from sumzero.config import RunConfig
-from sumzero.errors import ConfigError
+from sumzero.errors import ConfigError, RunError
 from sumzero.log import progress
 from sumzero.ranks import Ranks
 from sumzero.runfile import as_dict
@@ -88,11 +88,14 @@ def _begin_wandb(config: RunConfig, folder: RunFolder) -> Any:
     import wandb
 
     place = hashlib.sha256(str(folder.root.resolve()).encode()).hexdigest()[:8]
-    return wandb.init(
-        project=config.train.wandb,
-        name=config.name,
-        id=f"{config.name}-{place}",
-        resume="allow",
-        dir=folder.root,
-        config=as_dict(config),
-    )
+    try:
+        return wandb.init(
+            project=config.train.wandb,
+            name=config.name,
+            id=f"{config.name}-{place}",
+            resume="allow",
+            dir=folder.root,
+            config=as_dict(config),
+        )
+    except wandb.errors.Error as error:
+        raise RunError(f"train.wandb: {error}; WANDB_MODE=offline logs to the run folder") from None

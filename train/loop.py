@@ -3,15 +3,18 @@
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
+from torch.distributed import DistBackendError
 
-from sumzero.config import RunConfig, Train
+from sumzero.config import RunConfig
 from sumzero.errors import RankLost
 from sumzero.log import logger
 from sumzero.ranks import Ranks
 from sumzero.runfolder import RunFolder, alone, write_json
+from sumzero.status import status
 from sumzero.train import checkpoint, engine, journal
 from sumzero.train.adapters import bin_seed
 from sumzero.train.assemble import Assembled, assemble, check_ranks, environment, make_epochs
@@ -19,7 +22,7 @@ from sumzero.train.batches import StepBatches, batches
 from sumzero.train.devices import peak_flops
 from sumzero.train.epoch import Epochs
 from sumzero.train.evaluation import Evaluation
-from sumzero.train.examples import check_prepared, store_file
+from sumzero.train.examples import check_prepared, store_file, validation_digest
 from sumzero.train.flops import StepFlops
 from sumzero.train.identity import identity
 from sumzero.train.layout import load_universal, zero_stage
@@ -30,7 +33,7 @@ from sumzero.train.run import Run
 from sumzero.train.saver import Saver
 from sumzero.train.schedule import learning_rate
 from sumzero.train.sequence_parallel import check_sequence_parallel, columns
-from sumzero.train.standing import Standing
+from sumzero.train.standing import Standing, is_finished
 from sumzero.train.store import TokenStore
 from sumzero.train.watch import StallWatch
 
@@ -65,9 +68,10 @@ def train(config: RunConfig, who: Ranks) -> bool:
     expected = identity(config, data, epochs.digest, zero_stage(settings))
     lock = alone(folder.root, "training", _LOCK_LEASE) if who.is_main else nullcontext()
     with Preemption(config.train, who, begun) as preemption, lock:
-        device = engine.start(who, config.train.stall_minutes)
+        device = engine.start(who)
         preemption.connect()
-        with StallWatch(who, 60 * config.train.stall_minutes, _tell_of_stall(folder)) as watch:
+        stalled = partial(folder.events.write, "stalled")
+        with StallWatch(who, 60 * config.train.stall_minutes, stalled) as watch:
             try:
                 run = _begin(config, who, epochs, expected, settings, device, preemption, watch)
                 if run is None:
@@ -75,7 +79,8 @@ def train(config: RunConfig, who: Ranks) -> bool:
                     return True
                 finished = _steps(run)
             except RuntimeError as error:
-                if "by peer" in str(error) and (lost := watch.lost_rank()):  # gloo's words
+                is_of_links = isinstance(error, DistBackendError) or "by peer" in str(error)  # gloo
+                if is_of_links and (lost := watch.lost_rank()):
                     raise RankLost(lost) from None
                 raise
             run.journal.close()
@@ -95,26 +100,32 @@ def _begin(
 ) -> Run | None:
     """Resumes where there is a checkpoint, assembles the rest; None where the run is finished."""
     folder = RunFolder.of(config)
-    watch.at(0, "looking for a checkpoint")
+    watch.at(0, "looking for a checkpoint", slow=True)
     resume = checkpoint.find(folder.checkpoints, expected, who, settings)
     standing = Standing.of(resume.state) if resume else Standing()
     if resume and is_finished(standing, epochs.num_steps, config.train):
         logger.info("trained already: %s", folder.checkpoints / resume.name)
+        if who.is_main and status(folder)["state"] != "finished":  # it was killed before it said so
+            folder.events.write("end", step=standing.step, skipped_steps=standing.skipped)
         return None
     if resume and resume.universal:
         settings = load_universal(settings)
     shared = config.data.share_documents and epochs.store.num_branches > len(epochs.store)
     made = assemble(
-        *(config, settings, device), lambda doing: watch.at(standing.step, doing), shared=shared
+        *(config, settings, device),
+        lambda doing: watch.at(standing.step, doing, slow=True),
+        shared=shared,
     )
     losses = Losses(made.trainer.gather, config.train.spike)
     if resume:
+        watch.at(standing.step, "loading its checkpoint", slow=True)
         made.trainer.load(folder.checkpoints, resume.name)
         losses.restore(resume.state)
-    if who.is_main:
-        folder.begin(config)
-        write_json(folder.environment, environment(who, device, made.backends))
-        _write_plan(epochs, folder)
+    watch.at(standing.step, "laying out its data", slow=True)
+    if standing.evaluate_on(validation_digest(config, folder)):
+        logger.warning("data.validation has changed: its best loss so far is forgotten")
+    about = environment(who, device, made.backends)
+    checkpoint.on_main(who, lambda: _write_about(config, folder, epochs, about))
     book = journal.Journal(config, folder, who, standing.step, epochs.num_steps)
     book.event(
         "start",
@@ -157,11 +168,14 @@ def _steps(run: Run) -> bool:
         loss_weight=train.loss_weight,
         flops=StepFlops.of(run.config),
     )
+    if standing.owes_evaluation and run.evaluate_owed():
+        run.save()
+    if standing.finished:
+        return True
     for step, work in feed:
-        run.watch.at(step + 1, "forward and backward")
         lr = learning_rate(step, num_steps, train)
         seeds = [bin_seed(run.config.seed, step, bin_) for bin_ in work.bins]
-        loss = train_step(run.trainer, work, lr, seeds)
+        loss = train_step(run.trainer, work, lr, seeds, partial(run.watch.at, step + 1))
         standing.step = step + 1
         run.losses.add(standing.step, work.weight, loss)
         run.count_skipped()
@@ -172,12 +186,15 @@ def _steps(run: Run) -> bool:
         asked = run.preemption.vote()
         if is_last or standing.step % train.log_every == 0:
             run.log(lr)
-        is_best = (is_last or _is_due(standing.step, train.eval_every)) and run.evaluate()
+        is_due = is_last or _is_due(standing.step, train.eval_every)
+        # Where it ends in time, it is saved first: an evaluation can be long.
+        standing.owes_evaluation = is_due and asked.ends and not is_last
+        is_best = is_due and not standing.owes_evaluation and run.evaluate()
         standing.finished = is_finished(standing, num_steps, train)
-        is_due = _is_due(standing.step, train.save_every) or asked != Asked.NOTHING
-        if standing.finished or is_due or is_best:
+        is_asked = asked != Asked.NOTHING or _is_due(standing.step, train.save_every)
+        if standing.finished or is_asked or is_best:
             run.save()
-        run.saver.poll()
+        run.poll()
         run.journal.advance()
         if standing.finished or asked.ends:
             break
@@ -189,26 +206,25 @@ def _steps(run: Run) -> bool:
 
 
 def train_step(
-    trainer: engine.Engine, work: StepBatches, lr: float, seeds: list[int]
+    trainer: engine.Engine,
+    work: StepBatches,
+    lr: float,
+    seeds: list[int],
+    tell: Callable[[str], None],
 ) -> torch.Tensor:
     """One optimizer step; returns this rank's summed loss, on the device and unread.
 
-    `seeds` are those of the bins' dropout.
+    `seeds` are those of the bins' dropout; `tell` is called with what is being done.
     """
     total = torch.zeros((), device=trainer.device)
-    for batch, seed in zip(work.batches, seeds, strict=True):
+    for number, (batch, seed) in enumerate(zip(work.batches, seeds, strict=True), start=1):
+        tell(f"bin {number} of {len(seeds)}")
         torch.manual_seed(seed)
         loss = trainer.model(batch)
         trainer.backward(loss, work.weight)
         trainer.step(lr)
         total += loss.detach()
     return total
-
-
-def is_finished(standing: Standing, num_steps: int, train: Train) -> bool:
-    """Whether the last step is done, or the evaluations got no better for long enough."""
-    stops_early = train.early_stop is not None and standing.worse_in_a_row >= train.early_stop
-    return standing.step >= num_steps or stops_early
 
 
 def _tell_end(run: Run) -> None:
@@ -231,10 +247,6 @@ def _tell_end(run: Run) -> None:
 
 def _is_due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
-
-
-def _tell_of_stall(folder: RunFolder) -> Callable[[str], None]:
-    return lambda message: folder.events.write("stalled", message=message)
 
 
 def _evaluation(config: RunConfig, folder: RunFolder) -> Evaluation | None:
@@ -268,7 +280,11 @@ def _summary(
     )
 
 
-def _write_plan(epochs: Epochs, folder: RunFolder) -> None:
+def _write_about(
+    config: RunConfig, folder: RunFolder, epochs: Epochs, about: dict[str, Any]
+) -> None:
+    folder.begin(config)
+    write_json(folder.environment, about)
     plan = epochs.epoch(0).plan
     write_json(
         folder.plan,

@@ -31,7 +31,7 @@ class StepLoss:
 
 @dataclass(frozen=True)
 class Spike:
-    """A step whose loss stood out of the recent ones, or was not finite."""
+    """A step whose loss stood out of the recent ones."""
 
     step: int
     loss: float
@@ -70,10 +70,14 @@ class Losses:
         return [spike for one in found if (spike := self._look(one))]
 
     def take(self) -> float:
-        """The mean loss of the steps that were read since it was last asked for."""
-        total, weight = math.fsum(x.total for x in self.read), sum(x.weight for x in self.read)
+        """The mean loss of the steps that were read since it was last asked for.
+
+        Those that are not finite, and so were skipped, are left out; NaN where no other is there.
+        """
+        counted = [x for x in self.read if math.isfinite(x.total)]
         self.read = []
-        return total / max(1, weight)
+        weight = sum(x.weight for x in counted)
+        return math.fsum(x.total for x in counted) / max(1, weight) if counted else math.nan
 
     def state(self) -> dict[str, list[object]]:
         """What a checkpoint keeps; all is read."""
@@ -87,12 +91,12 @@ class Losses:
         self.recent = list(state["recent"])  # type: ignore[arg-type]
 
     def _look(self, one: StepLoss) -> Spike | None:
-        loss = one.mean
-        mean, deviation = math.nan, math.nan
-        is_spike = not math.isfinite(loss)
-        if len(self.recent) >= _FEWEST:
-            mean, deviation = statistics.fmean(self.recent), statistics.pstdev(self.recent)
-            is_spike |= loss > mean + self.spike * deviation
-        if math.isfinite(loss):
-            self.recent = [*self.recent[1 - _MOST :], loss]
+        loss, before = one.mean, self.recent
+        if not math.isfinite(loss):  # it is skipped, which is told of by itself
+            return None
+        self.recent = [*before[1 - _MOST :], loss]
+        if len(before) < _FEWEST:
+            return None
+        mean, deviation = statistics.fmean(before), statistics.pstdev(before)
+        is_spike = loss > mean + self.spike * deviation
         return Spike(one.step, loss, mean, deviation) if is_spike else None

@@ -55,6 +55,14 @@ def read_state(folder: Path, name: str) -> dict[str, Any]:
     return state
 
 
+def is_best(folder: Path, name: str) -> bool:
+    """Whether a checkpoint had the best evaluation when it was saved; no where it is damaged."""
+    try:
+        return bool(read_state(folder, name)["checkpoint"]["best"])
+    except (RunError, KeyError, TypeError):
+        return False
+
+
 def sizes_fault(folder: Path, manifest: dict[str, Any]) -> str | None:
     """What is wrong with the files of a checkpoint by their sizes alone, in words."""
     files = _files(manifest)

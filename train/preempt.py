@@ -47,7 +47,7 @@ class Preemption:
         self._saved_at = begun
         self._stepped_at: float | None = None
         self._longest_step = 0.0
-        self._longest_save: float | None = None
+        self._longest_save: float | None = None  # until it was whole
         self._signalled = False
         self._group: dist.ProcessGroup | None = None
         self._before: dict[signal.Signals, Any] = {}
@@ -81,10 +81,14 @@ class Preemption:
         dist.all_reduce(ballot, dist.ReduceOp.MAX, group=self._group)
         return Asked(int(ballot))
 
-    def saved(self, seconds: float) -> None:
-        """Is told of every checkpoint, and how long training waited for it."""
+    def saved(self, longest: float | None) -> None:
+        """Is told of every checkpoint; `longest` is what one took until it was whole, if known."""
         self._saved_at = self._stepped_at = time.monotonic()
-        self._longest_save = max(self._longest_save or 0.0, seconds)
+        self._longest_save = longest
+
+    def paused(self) -> None:
+        """Is told after what is no step, an evaluation say."""
+        self._stepped_at = time.monotonic()
 
     def _asked(self, now: float) -> Asked:
         if self._signalled:

@@ -1,5 +1,6 @@
 """What a run does besides its steps: it logs, evaluates, saves, and counts what went wrong."""
 
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ from sumzero.train.losses import Losses
 from sumzero.train.preempt import Preemption
 from sumzero.train.saver import Saver
 from sumzero.train.sequence_parallel import columns
-from sumzero.train.standing import Standing
+from sumzero.train.standing import Standing, is_finished
 from sumzero.train.throughput import Throughput
 from sumzero.train.watch import StallWatch
 
@@ -74,8 +75,11 @@ class Run:
         """The loss on held-out records; returns whether it is the best so far."""
         if self.evaluation is None:
             return False
-        self.watch.at(self.standing.step, "evaluation")
+        self.watch.at(self.standing.step, "evaluation", slow=True)
+        begun = time.perf_counter()
         losses = self.evaluation.losses(self.trainer, columns(self.config, self.who), self.pad_id)
+        self.throughput.pause(time.perf_counter() - begun)
+        self.preemption.paused()
         is_best = self.standing.evaluated(losses["loss"])
         self.journal.evaluation(self.standing.step, losses)
         logger.info(
@@ -86,17 +90,31 @@ class Run:
         )
         return is_best
 
+    def evaluate_owed(self) -> bool:
+        """What a run that ended in time had no time for; returns whether it is the best so far."""
+        standing = self.standing
+        standing.owes_evaluation = False
+        is_best = self.evaluate()
+        standing.finished = is_finished(standing, self.epochs.num_steps, self.config.train)
+        return is_best or standing.finished
+
     def save(self) -> None:
         """A checkpoint of this step; `best` points to it where its evaluation is the best."""
         standing = self.standing
-        self.watch.at(standing.step, "saving")
+        self.watch.at(standing.step, "saving", slow=True)
         self._fetch_losses()
         state = {**self.identity, **standing.as_state(), **self.losses.state()}
         is_best = standing.best_step == standing.step
         seconds = self.saver.save(standing.step, state, best=is_best)
-        self.preemption.saved(seconds)
+        self.preemption.saved(self.saver.longest)
         self.throughput.pause(seconds)
         self.journal.event("checkpoint", step=standing.step, seconds=round(seconds, 3))
+
+    def poll(self) -> None:
+        """Between steps: gives an asynchronous checkpoint its name once it is written."""
+        begun = time.perf_counter()
+        self.saver.poll()
+        self.throughput.pause(time.perf_counter() - begun)
 
     def _fetch_losses(self) -> None:
         for spike in self.losses.fetch():

@@ -30,6 +30,7 @@ class _Unfinished:
     best: bool
     files: ShardFiles
     about: dict[str, Any]
+    begun: float
     is_committed: bool = False
 
 
@@ -42,6 +43,8 @@ class Saver:
         self._who = who
         self._train = train
         self._unfinished: _Unfinished | None = None
+        self.longest: float | None = None
+        """Seconds from `save` until the checkpoint was whole, of all so far; known to rank 0."""
 
     def save(self, step: int, state: dict[str, Any], *, best: bool = False) -> float:
         """Saves as step-N, with `state` as it is; returns the seconds that training stood still.
@@ -61,7 +64,8 @@ class Saver:
             {"step": step, **state},
             best,
             self._engine.save(self._folder, name + PARTIAL, later=later),
-            {"layout": self._engine.layout, "trained": self._engine.trained},
+            {"layout": self._engine.layout, "trained": self._engine.trained, "best": best},
+            begun,
         )
         self._unfinished.files.start(self._write_part)
         if not later:
@@ -135,6 +139,7 @@ class Saver:
         if unfinished.best:
             point(self._folder, "best", unfinished.name)
         unfinished.is_committed = True
+        self.longest = max(self.longest or 0.0, time.perf_counter() - unfinished.begun)
         shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(self._folder / (unfinished.name + DAMAGED), ignore_errors=True)
         universal.remove(self._folder)

@@ -4,12 +4,17 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from sumzero.config import Train
 from sumzero.errors import RunError
 
 
 @dataclass
 class Standing:
-    """Steps done, steps skipped, and the best evaluation so far. It is kept in checkpoints."""
+    """Steps done, steps skipped, and the best evaluation so far. It is kept in checkpoints.
+
+    `owes_evaluation`: a run that had to end in time saved before it evaluated. `validation` is the
+    digest of the data that evaluations were on.
+    """
 
     step: int = 0
     skipped: int = 0
@@ -17,6 +22,8 @@ class Standing:
     best: float | None = None
     best_step: int | None = None
     worse_in_a_row: int = 0
+    owes_evaluation: bool = False
+    validation: str | None = None
     finished: bool = False
 
     @classmethod
@@ -42,9 +49,20 @@ class Standing:
         raise RunError(
             f"steps {first} to {self.step}: no loss or gradient was finite, so all were skipped "
             f"(train.max_skipped = {limit}); step {self.step} had the records {named}; "
-            "events.jsonl names those of each; nothing was saved since; a lower train.lr, "
-            "model.dtype=float32 or other records may help"
+            "events.jsonl names those of each; an older checkpoint with a lower train.lr in a run "
+            "of its own, model.dtype=float32 or other records may help"
         )
+
+    def evaluate_on(self, validation: str | None) -> bool:
+        """Takes the data to evaluate on; returns whether earlier evaluations were on other data.
+
+        They are forgotten then.
+        """
+        is_other = self.best is not None and validation != self.validation
+        if is_other:
+            self.best, self.best_step, self.worse_in_a_row = None, None, 0
+        self.validation = validation
+        return is_other
 
     def evaluated(self, loss: float) -> bool:
         """After an evaluation: whether it is the best so far."""
@@ -54,3 +72,9 @@ class Standing:
         else:
             self.worse_in_a_row += 1
         return is_best
+
+
+def is_finished(standing: Standing, num_steps: int, train: Train) -> bool:
+    """Whether the last step is done, or the evaluations got no better for long enough."""
+    stops_early = train.early_stop is not None and standing.worse_in_a_row >= train.early_stop
+    return standing.step >= num_steps or stops_early

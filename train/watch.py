@@ -4,8 +4,12 @@ A rank that hangs or is dead makes all others wait in a collective, which can la
 instruct found its GPUs held for a day). Here a thread of each rank tells a store that all ranks
 share where its rank is, once a second. Where a rank has come no further for the time allowed, it
 looks twice: ranks whose thread tells nothing new are stopped or dead; of the others, those that are
-the farthest behind are what is waited for. Rank 0 keeps the store: where the store does not answer,
-a second thread sees it.
+the farthest behind are what is waited for. What is slow by nature (a checkpoint's conversion, say)
+may take ten times as long while all ranks are alive. Rank 0 keeps the store: where the store does
+not answer, a second thread sees it.
+
+A rank that meets a user's fault alone, a full disk for one, tells it here too, so that the others
+end with the same code instead of taking it for dead.
 """
 
 import faulthandler
@@ -20,13 +24,14 @@ from typing import Any
 
 import torch.distributed as dist
 
-from sumzero.errors import EXIT_RANK_LOST
+from sumzero.errors import EXIT_FAULT, EXIT_RANK_LOST, RankLost, SumZeroError
 from sumzero.ranks import Ranks
 
 _TICK = 1.0  # seconds
 _TICKS_TO_ANSWER = 4
+_PATIENCE = 10  # times the limit for what is slow by nature
 _STORE_ANSWERS = 10.0  # seconds
-_VERDICT = "verdict"
+_VERDICT, _FAULT = "verdict", "fault"
 _NO_STORE = "rank 0 does not answer: it is stopped or dead"
 
 
@@ -42,15 +47,15 @@ class Place:
 class StallWatch:
     """A context in which `at` must be called again and again, or the process ends.
 
-    `report` is called with the message before. Raises nothing: the main thread cannot be reached in
+    `report` is called with `message=` before. Raises nothing: the main thread cannot be reached in
     a collective, so the process ends with EXIT_RANK_LOST, after the stacks of its threads were
     printed.
     """
 
-    def __init__(self, who: Ranks, seconds: float, report: Callable[[str], None]) -> None:
+    def __init__(self, who: Ranks, seconds: float, report: Callable[..., None]) -> None:
         self._who, self._limit, self._report = who, seconds, report
         self._tick = 0  # of the thread
-        self._moves, self._words = 0, "starting"  # of the main thread
+        self._moves, self._words, self._is_slow = 0, "starting", False  # of the main thread
         self._moved_at = time.monotonic()
         self._closed = threading.Event()
         self._told_at = time.monotonic()
@@ -69,12 +74,21 @@ class StallWatch:
             thread.start()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._closed.set()
+        if isinstance(error, SumZeroError) and not isinstance(error, RankLost):
+            with suppress(RuntimeError):
+                self._store.set(_FAULT, f"{self._who.rank}|{error}")
+            if self._who.is_main and self._who.world > 1:
+                time.sleep(2 * _TICK)  # its store is what the others learn it from
 
-    def at(self, step: int, doing: str) -> None:
-        """Tells where this rank is: the step it makes, and what it does for it."""
+    def at(self, step: int, doing: str, *, slow: bool = False) -> None:
+        """Tells where this rank is: the step it makes, and what it does for it.
+
+        With `slow` it may take ten times as long, as long as all ranks are alive.
+        """
         self._moves, self._words = self._moves + 1, f"step {step}, {doing}"
+        self._is_slow = slow
         self._moved_at = time.monotonic()
 
     def lost_rank(self) -> str | None:
@@ -90,17 +104,18 @@ class StallWatch:
             while not self._closed.wait(_TICK):
                 self._tell()
                 if self._is_stalled():
-                    message = self._message(*self._look())
-                    if self._is_stalled():  # has not moved in the meantime
-                        self._end(message)
+                    silent, places = self._look()
+                    limit = self._limit * (_PATIENCE if self._is_slow and not silent else 1)
+                    if self._is_stalled(limit):  # it has not moved in the meantime
+                        self._end(self._message(silent, places))
 
     def _watch_store(self) -> None:
         while not self._closed.wait(_TICK):
             if self._is_stalled() and time.monotonic() - self._told_at > _STORE_ANSWERS:
                 self._end(_NO_STORE, has_store=False)
 
-    def _is_stalled(self) -> bool:
-        late = time.monotonic() - self._moved_at > self._limit
+    def _is_stalled(self, limit: float | None = None) -> bool:
+        late = time.monotonic() - self._moved_at > (limit or self._limit)
         return late and not self._closed.is_set()
 
     def _tell(self) -> None:
@@ -109,6 +124,11 @@ class StallWatch:
         if self._store.check([_VERDICT]):  # another rank has said what is wrong
             faulthandler.dump_traceback(all_threads=True)
             os._exit(EXIT_RANK_LOST)
+        if self._store.check([_FAULT]) and not self._closed.is_set():
+            rank, told = self._store.get(_FAULT).decode().split("|", 1)
+            if self._who.is_main:
+                print(f"sumzero: rank {rank}: {told}", file=sys.stderr, flush=True)
+            os._exit(EXIT_FAULT)
         self._told_at = time.monotonic()
 
     def _look(self) -> tuple[list[int], dict[int, Place]]:
@@ -140,6 +160,8 @@ class StallWatch:
             return f"{_ranks(silent)} not answer: stopped or dead; {waits}"
         fewest = min(place.moves for place in places.values())
         behind = [rank for rank, place in places.items() if place.moves == fewest]
+        if len(behind) == self._who.world > 1:
+            return f"all ranks wait at {places[0].words}"
         return f"{_ranks(behind)} not go on from {places[behind[0]].words}"
 
     def _end(self, message: str, *, has_store: bool = True) -> None:
@@ -147,7 +169,7 @@ class StallWatch:
         said = f"{message}; no step was made for {minutes:g} minutes (train.stall_minutes)"
         told = f"{self._who.rank}|{said}"
         if not has_store or self._store.compare_set(_VERDICT, "", told).decode() == told:
-            self._report(said)
+            self._report(message=said)
             print(f"sumzero: {said}", file=sys.stderr, flush=True)
         faulthandler.dump_traceback(all_threads=True)
         if self._who.is_main:

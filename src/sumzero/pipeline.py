@@ -22,6 +22,7 @@ from sumzero.config import RunConfig
 from sumzero.errors import ConfigError, RunError
 from sumzero.log import logger
 from sumzero.runfolder import RunFolder, alone
+from sumzero.status import status
 
 _CPU_RANKS = 2
 
@@ -151,21 +152,14 @@ def default_ranks() -> int:
 
 
 def _train(folder: RunFolder, num_ranks: int) -> None:
-    from sumzero.train import checkpoint
-
     _process(
         *("-m", "deepspeed.launcher.runner", "--quiet", "--num_gpus", str(num_ranks)),
         *("--master_addr", "127.0.0.1", "--master_port", str(_free_port())),
         *("--module", "sumzero.train", str(folder.config)),
     )
     # DeepSpeed's launcher can exit with 0 after its agent was killed: look for the result.
-    name = checkpoint.newest(folder.checkpoints)
-    if name is None or not _is_finished(checkpoint.read_state(folder.checkpoints, name)):
+    if status(folder)["state"] != "finished":
         raise RunError(f"{folder.checkpoints}: training ended before its last step; run it again")
-
-
-def _is_finished(state: dict[str, Any]) -> bool:
-    return bool(state.get("standing", {}).get("finished"))
 
 
 def _generate(config: RunConfig, folder: RunFolder, system: str) -> None:

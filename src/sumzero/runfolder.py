@@ -67,19 +67,24 @@ def alone(folder: Path, what: str, patience: float = 0.0) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + patience
-    with (folder / ".lock").open("w") as file:
+    with (folder / ".lock").open("a+") as file:
         while not _lock(file):
             if time.monotonic() >= end:
-                raise RunError(f"{folder}: another `{what}` is at work there; wait for it")
+                file.seek(0)
+                holder = file.read() or what
+                raise RunError(f"{folder}: another `{holder}` is at work there; wait for it")
             time.sleep(0.1)
+        file.truncate(0)
+        file.write(what)
+        file.flush()
         yield
 
 
-def is_held(folder: Path) -> bool:
-    """Whether a process holds the folder by `alone`."""
+def is_held(folder: Path, what: str) -> bool:
+    """Whether a process holds the folder for `what`, by `alone`."""
     try:
         with (folder / ".lock").open() as file:
-            return not _lock(file, fcntl.LOCK_SH)
+            return not _lock(file, fcntl.LOCK_SH) and file.read() == what
     except FileNotFoundError:
         return False
 

@@ -26,16 +26,19 @@ def status(folder: RunFolder, now: float | None = None) -> dict[str, Any]:
         raise RunError(f"{folder.root}: no such run; `sumzero prepare RUN.toml` makes it")
     now = time.time() if now is None else now
     events = read_jsonl(folder.root / "events.jsonl")
-    last = {event["event"]: event for event in events}
+    ever = {event["event"]: event for event in events}
+    checkpoint, evaluation = ever.get("checkpoint", {}), ever.get("evaluation", {})
+    # Steps that an attempt before the last one logged may be run again.
+    begun = max((i for i, event in enumerate(events) if event["event"] == "start"), default=0)
+    last = {event["event"]: event for event in events[begun:]}
     step, start = last.get("step", {}), last.get("start", {})
-    checkpoint, evaluation = last.get("checkpoint", {}), last.get("evaluation", {})
     done = max(
         (last[x]["step"] for x in ("start", "step", "end", "preempted") if x in last), default=0
     )
     steps = start.get("steps")
     seconds = step.get("seconds_per_step")
     state = _state(folder.root, events, now, seconds)
-    evaluations = [event for event in events if event["event"] == "evaluation"]
+    evaluations = [x for x in events if x["event"] == "evaluation" and x["loss"] is not None]
     best: dict[str, Any] = min(evaluations, key=lambda event: event["loss"], default={})
     return {
         "run": str(folder.root),
@@ -99,8 +102,8 @@ def _state(root: Path, events: list[dict[str, Any]], now: float, seconds: float 
     if kind == "start":
         # Where the file system has no locks, a young event tells that the run is alive.
         is_young = now - events[-1]["time"] < max(_QUIET, 30 * (seconds or 0))
-        return "running" if is_held(root) or is_young else "stopped"
-    if is_held(root) and kind != "end":
+        return "running" if is_held(root, "training") or is_young else "stopped"
+    if is_held(root, "training") and kind != "end":
         return "starting"
     return _ENDS[kind] if kind else "not started"
 

@@ -225,10 +225,10 @@ def start_ranks(tmp_path):
     """Starts a training on ranks of its own: `start_ranks(2, run_file, "train.lr=1")`."""
     started = []
 
-    def start(ranks, run_file, *overrides):
+    def start(ranks, run_file, *overrides, **options):
         folder = tmp_path / f"launch-{len(started)}"
         folder.mkdir()
-        started.append(Launched(folder, ranks, run_file, *overrides))
+        started.append(Launched(folder, ranks, run_file, *overrides, **options))
         return started[-1]
 
     yield start

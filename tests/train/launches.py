@@ -33,16 +33,18 @@ def rank_arguments(ranks, *program):
 class Launched:
     """Ranks that run without a launcher; what they say is in files."""
 
-    def __init__(self, folder, ranks, run_file, *overrides):
+    def __init__(self, folder, ranks, run_file, *overrides, programs=None):
+        """`programs` are those of some ranks in place of `-m sumzero.train`."""
         port = free_port()
         self.outputs = [folder / f"rank-{rank}.txt" for rank in range(ranks)]
         self.processes = []
         for rank, output in enumerate(self.outputs):
             names = {"RANK": rank, "WORLD_SIZE": ranks, "LOCAL_RANK": rank, "MASTER_PORT": port}
+            program = (programs or {}).get(rank, ("-m", "sumzero.train"))
             with output.open("w") as out:
                 self.processes.append(
                     subprocess.Popen(
-                        [sys.executable, "-m", "sumzero.train", str(run_file), *overrides],
+                        [sys.executable, *program, str(run_file), *overrides],
                         env={
                             **os.environ,
                             **{name: str(value) for name, value in names.items()},

@@ -60,7 +60,7 @@ def main():
             engine.backward(summed, COUNT)
             engine.step(1e-2)
             loss += summed.detach()
-        value = float(engine.total(loss)) / COUNT
+        value = float(engine.gather(loss).sum()) / COUNT
         if who.is_main:
             with open(out, "a", encoding="utf-8") as file:
                 line = {"step": step + 1, "loss": value, "norm": engine.gradient_norm}

@@ -75,6 +75,20 @@ def test_status_says_it_is_finished(trained):
     assert found["checkpoint_step"] == STEPS
 
 
+def test_a_kill_after_the_last_save_is_mended(trained, run_file, start_ranks):
+    best = os.readlink(trained.checkpoints / "best")
+    (trained.checkpoints / "best").unlink()
+    checkpoint.point(trained.checkpoints, "latest", checkpoint.whole(trained.checkpoints)[0])
+    file = trained.root / "events.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(line for line in lines if '"end"' not in line))
+    assert status(trained)["state"] != "finished"
+    assert start_ranks(2, run_file, "name=trained").codes() == [0, 0]
+    assert os.readlink(trained.checkpoints / "best") == best
+    assert os.readlink(trained.checkpoints / "latest") == _name(STEPS)
+    assert status(trained)["state"] == "finished"
+
+
 def test_a_run_whose_evaluations_do_not_improve_stops_early_and_stays_so(run_file, start_ranks):
     folder = _prepared(run_file, "early")
     # Steps too small to change a float32 weight: every evaluation is the same.
