@@ -110,8 +110,6 @@ def gathered_numel(structure: Structure, zero: Zero) -> int:
     backward. What a module needs at once comes on top, twice where layers are run again.
     """
     split = [w for w in structure.weights if w.numel > zero.persistence]
-    if structure.base == "4bit":
-        split = [w for w in split if w.trained or w.layer is None]
     if not split:
         return 0
     of_layers = max((w.numel for w in split if w.layer is not None), default=0)

@@ -124,8 +124,6 @@ def _sharded(structure: Structure, zero: Zero, cluster: Cluster, itemsize: int) 
     """A micro-step of stage 3."""
     gathered = itemsize * (structure.numel - persistent_numel(structure, zero))
     trained = itemsize * structure.trained_numel
-    if structure.base == "4bit":
-        gathered = trained  # the base is whole on every rank
     forward = moved(gathered / (2 if zero.quantizes_weights else 1), cluster)
     backward = moved(gathered, cluster, zero.hpz if zero.hpz > 1 else None)
     if zero.quantizes_gradients and cluster.nodes > 1:

@@ -8,7 +8,7 @@ beside a linear layer.
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -64,7 +64,8 @@ class Structure:
 
     `queries` and `keys` are heads times their size; `intermediate` what a token uses of it.
     `norms_heads` where queries and keys are normalised; `fused` where layers are SumZero's; `trims`
-    where the last one runs on supervised positions only; `base` says how frozen weights are held.
+    where the last one runs on supervised positions only; `base` says how frozen weights are held;
+    `text` is the configuration of the text model.
     """
 
     weights: tuple[Weight, ...]
@@ -81,6 +82,7 @@ class Structure:
     trained_head: bool
     positions: int | None = None
     base: Literal["whole", "4bit"] = "whole"
+    text: Any = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(cls, config: RunConfig) -> "Structure":
@@ -126,6 +128,7 @@ class Structure:
             trained_head=lora is None,
             positions=getattr(config, "max_position_embeddings", None),
             base="whole" if lora is None else lora.base,
+            text=config,
         )
 
     @cached_property
