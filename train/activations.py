@@ -92,7 +92,7 @@ def buffers(
         # Of a later micro-step gradients are whole again before they are added.
         again = micro_steps > 1 and zero.offload_optimizer == "none"
         sums = 0 if zero.accumulates_float32 or not again else itemsize * share
-        return bucket * (1 + zero.overlaps) * (zero.stage > 0) + largest_gradient + sums
+        return bucket * (1 + zero.overlaps) + largest_gradient + sums
     # A bucket that was gathered is copied into its parameters.
     gathered = gathered_numel(structure, zero)
     gathered += min(gathered, zero.prefetch_bucket)

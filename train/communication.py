@@ -105,7 +105,7 @@ def step_traffic(
     else:
         # Reduced to all ranks: scattered and gathered.
         hidden = moved(trained, cluster) * (2 * micro_steps)
-        exposed = moved(trained, cluster) if zero.stage else Traffic()
+        exposed = moved(trained, cluster)
     if zero.offload_optimizer != "none":
         share = trained / cluster.world
         exposed += Traffic(host=share * micro_steps)
