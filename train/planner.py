@@ -17,10 +17,11 @@ from pathlib import Path
 
 from sumzero import ds_configs
 from sumzero.config import RunConfig
-from sumzero.errors import ConfigError, DataError
+from sumzero.errors import ConfigError
 from sumzero.runfolder import RunFolder
+from sumzero.train.assemble import make_epochs
 from sumzero.train.communication import Cluster
-from sumzero.train.epoch import Epoch, Epochs
+from sumzero.train.epoch import Epoch
 from sumzero.train.estimate import Estimate, Option
 from sumzero.train.examples import check_prepared, store_file
 from sumzero.train.model import attention_facts, check_context, hidden_size
@@ -73,12 +74,8 @@ def outlook(config: RunConfig, cluster: Cluster, room: int) -> Outlook:
     attention_facts(path, config.model.revision)  # told before a model without is taken apart
     structure = Structure.of(config)
     check_context(path, config.data.max_length, config.model.revision)
-    epochs = Epochs(TokenStore(store_file(folder, "train")), config, structure.hidden)
-    try:
-        epoch = epochs.epoch(0)
-    except ValueError as error:
-        raise DataError(f"data.train: {error}; run `sumzero prepare` again") from None
-    return weigh(config, structure, epoch, cluster, room)
+    epochs = make_epochs(TokenStore(store_file(folder, "train")), config, structure.hidden)
+    return weigh(config, structure, epochs.epoch(0), cluster, room)
 
 
 def weigh(

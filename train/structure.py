@@ -16,9 +16,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from sumzero.config import Lora, RunConfig
-from sumzero.errors import ConfigError
 from sumzero.kernels.patch import patch
 from sumzero.runfolder import RunFolder
+from sumzero.train.adapters import adapted
 from sumzero.train.model import skeleton
 
 _ASKS = ("q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value", "c_attn")  # of the input
@@ -88,7 +88,8 @@ class Structure:
     def of(cls, config: RunConfig) -> "Structure":
         """Of a run's model, which is looked for where training looks.
 
-        Raises DataError where there is no such model, ConfigError where LoRA has nothing to adapt.
+        Raises DataError where there is no such model, ConfigError where LoRA's targets are
+        not all layers that it can adapt.
         """
         path = RunFolder.of(config).model_path(config)
         lora = config.train.lora
@@ -103,8 +104,6 @@ class Structure:
         """The same of a model at hand, which is not changed. Its parameters must be whole."""
         config = model.config.get_text_config()
         weights = tuple(_weights(model, lora))
-        if lora is not None and not any(weight.trained for weight in weights):
-            raise ConfigError(f"train.lora.targets: {', '.join(lora.targets)}: no such layers")
         trims = False
         if fused:
             patched = patch(model)
@@ -156,7 +155,7 @@ def _weights(model: PreTrainedModel, lora: Lora | None) -> Iterator[Weight]:
     """Every parameter once, with the adapters of its module behind it."""
     config = model.config.get_text_config()
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    head: Any = model.get_output_embeddings()
+    targets = set() if lora is None else set(adapted(model, lora))
     for name, parameter in model.named_parameters():
         module_name, _, own = name.rpartition(".")
         found = re.search(r"\.(\d+)\.", name)
@@ -169,18 +168,10 @@ def _weights(model: PreTrainedModel, lora: Lora | None) -> Iterator[Weight]:
             use = "matrix"
         called = module_name if own == "weight" else name
         yield Weight(called, shape, use, not frozen, layer, _active(name, config))
-        module: Any = model.get_submodule(module_name)
-        is_linear = isinstance(module, nn.Linear) and own == "weight" and module is not head
-        if lora is not None and is_linear and _is_target(module_name, lora):
+        if lora is not None and own == "weight" and module_name in targets:
             out, into = shape
             yield Weight(f"{module_name}.lora_A", (lora.rank, into), "matrix", True, layer)
             yield Weight(f"{module_name}.lora_B", (out, lora.rank), "matrix", True, layer)
-
-
-def _is_target(name: str, lora: Lora) -> bool:
-    return lora.targets == ("all-linear",) or any(
-        name == target or name.endswith(f".{target}") for target in lora.targets
-    )
 
 
 def _active(name: str, config: Any) -> float:

@@ -181,6 +181,12 @@ def test_a_base_in_4_bits_is_planned_without_stage_3():
         plan_8b(2, structure=structure, lora=lora)
 
 
+def test_targets_that_are_no_layers_are_refused_beside_those_that_are():
+    lora = recipe(64, 1, lora={"targets": ["q_proj", "k_prj"]}).train.lora
+    with pytest.raises(ConfigError, match=r"'k_prj' is no module of LlamaForCausalLM; did you"):
+        of_8b(lora)
+
+
 def test_dropout_in_adapters_is_planned_without_shared_bins():
     found = plan_8b(8, structure=STRUCTURES[1], lora={"rank": 16, "dropout": 0.1})
     assert "train.lora.dropout = 0.1 with" in refused(found, "zero3_ulysses")
