@@ -206,7 +206,7 @@ class Estimate:
         limit = self._config.data.max_length
         supervised = int(self._epoch.plan.supervised.max()) * tokens // limit
         part = -(-tokens // sharing)
-        row = activations.Row(part, min(part, max(1, supervised)))
+        row = activations.Row(part, min(part, max(1, supervised)), sharing)
         share = optimizer_share(structure, zero, world)
         state = model_state(
             structure, zero, itemsize=itemsize, world=world, micro_steps=micro_steps
@@ -226,7 +226,8 @@ class Estimate:
                 itemsize=itemsize,
                 micro_steps=micro_steps,
                 share=share,
-            ),
+            )
+            + activations.exchange(structure, row, itemsize=itemsize),
             update=activations.update_bytes(zero, share, itemsize),
             reserve=RESERVE,
             host=sum(one.host for one in held),

@@ -145,6 +145,11 @@ class Structure:
         """Elements of the largest parameter."""
         return max(weight.numel for weight in self.weights)
 
+    def exchanged_keys(self, sharing: int) -> int:
+        """`keys` where so many ranks share a bin: heads are repeated until ranks divide them."""
+        heads = self.keys * self.heads // self.queries
+        return self.keys * math.lcm(heads, sharing) // heads
+
     @cached_property
     def head_numel(self) -> int:
         """Elements of the LM head, whose weight may be the embedding's."""
