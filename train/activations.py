@@ -8,8 +8,11 @@ widths of queries and keys, I intermediate size; see kernels/):
 
 and, in float32, a number for each norm and token and one for each head. Where queries and keys are
 normalised, also Q + K before it. Layers of transformers' own keep 3 M for each norm and I more.
+Where ranks share a bin, queries, keys and values are kept as they are exchanged, so with the key
+heads that are repeated, and what was attended both before and after its exchange: 3 Q + 2 K.
 tests/train/test_activations.py holds this to what autograd keeps on a CPU, which is the same but
-for the attention kernel; peaks on a GPU were not measured.
+for the attention kernel, which there keeps neither its sums nor what it gave; peaks on a GPU were
+not measured.
 """
 
 from dataclasses import dataclass
@@ -22,16 +25,20 @@ _TILE = 256 * 2**20  # bytes of logits at once, where the head's gradient is sum
 
 @dataclass(frozen=True)
 class Row:
-    """The largest bin of a micro-step, a rank's part of it: tokens and supervised positions."""
+    """The largest bin of a micro-step, a rank's part of it: tokens and supervised positions.
+
+    `sharing` ranks have a part each.
+    """
 
     tokens: int
     supervised: int
+    sharing: int = 1
 
 
 def kept(structure: Structure, row: Row, *, itemsize: int, checkpointing: bool) -> int:
     """Bytes that are alive at the end of the forward pass, or with checkpointing while a layer is
     run again, and what its backward pass makes besides."""
-    layer = layer_bytes(structure, row.tokens, itemsize)
+    layer = layer_bytes(structure, row.tokens, itemsize, row.sharing)
     last = layer
     if structure.trims:
         last = layer_bytes(structure, row.supervised, itemsize) + itemsize * row.tokens * (
@@ -45,10 +52,12 @@ def kept(structure: Structure, row: Row, *, itemsize: int, checkpointing: bool) 
     return (structure.layers - 1) * layer + last + backward
 
 
-def layer_bytes(structure: Structure, tokens: int, itemsize: int) -> int:
-    """What one layer keeps for its backward pass."""
+def layer_bytes(structure: Structure, tokens: int, itemsize: int, sharing: int = 1) -> int:
+    """What one layer keeps for its backward pass; of `sharing` ranks each has `tokens` of a bin."""
     size, queries, keys = structure.hidden, structure.queries, structure.keys
     elements = 4 * size + 2 * queries + 2 * keys + 3 * structure.intermediate
+    if sharing > 1:
+        elements += queries + 2 * (structure.exchanged_keys(sharing) - keys)
     floats = 2 + structure.heads
     if structure.norms_heads:
         elements += queries + keys
@@ -74,6 +83,17 @@ def logits(structure: Structure, row: Row, *, itemsize: int) -> int:
     return tile + 2 * hidden
 
 
+def exchange(structure: Structure, row: Row, *, itemsize: int) -> int:
+    """Bytes that ranks which share a bin send and receive at once, at the most, before attention.
+
+    kernels/ulysses.py: queries, keys and values of all heads. 0 where each rank has its own bin.
+    """
+    if row.sharing == 1:
+        return 0
+    widths = structure.queries + 2 * structure.exchanged_keys(row.sharing)
+    return 2 * itemsize * row.tokens * widths
+
+
 def buffers(
     structure: Structure,
     zero: Zero,
@@ -92,7 +112,7 @@ def buffers(
         # Of a later micro-step gradients are whole again before they are added.
         again = micro_steps > 1 and zero.offload_optimizer == "none"
         sums = 0 if zero.accumulates_float32 or not again else itemsize * share
-        return bucket * (1 + zero.overlaps) * (zero.stage > 0) + largest_gradient + sums
+        return bucket * (1 + zero.overlaps) + largest_gradient + sums
     # A bucket that was gathered is copied into its parameters.
     gathered = gathered_numel(structure, zero)
     gathered += min(gathered, zero.prefetch_bucket)
@@ -110,8 +130,6 @@ def gathered_numel(structure: Structure, zero: Zero) -> int:
     backward. What a module needs at once comes on top, twice where layers are run again.
     """
     split = [w for w in structure.weights if w.numel > zero.persistence]
-    if structure.base == "4bit":
-        split = [w for w in split if w.trained or w.layer is None]
     if not split:
         return 0
     of_layers = max((w.numel for w in split if w.layer is not None), default=0)

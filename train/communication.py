@@ -1,15 +1,18 @@
 """Bytes that a rank sends in an optimizer step, and the time they take.
 
 Gathering or scattering X bytes over w ranks sends X (w - 1) / w from each; reducing to all ranks
-twice that. A ring over nodes crosses between them X (n - 1) / n bytes a node, which its devices
-share. A step has m micro-steps. Per step, after DeepSpeed 0.19.8 (P parameters, t of them trained):
+twice that. Flat rings are taken, of those that NCCL can take: all these bytes pass every edge of a
+ring, also those between nodes, and there are as many rings as a node has devices, each of which
+leaves it through another one. So of d devices a node, each sends a d-th of its bytes to another
+node. A step has m micro-steps. Per step, after DeepSpeed 0.19.8 (P parameters, t of them trained):
 
     stage 2      t reduced to all ranks m times, not scattered; t gathered once, behind the step
     stage 3      P gathered 2 m times, forward and backward; t scattered m times
     ZeRO++       forward gathers in int8; backward ones within the node (hpZ); gradients in int4 to
                  the ranks of a node and again between nodes (arXiv 2306.10209)
     Ulysses      queries, keys, values and what was attended, each exchanged once forward, once
-                 backward and once more where layers are run again (arXiv 2309.14509)
+                 backward and once more where layers are run again (arXiv 2309.14509); of X bytes a
+                 k-th goes to each of the k ranks; key heads that k does not divide are repeated
     offloading   gradients to the host m times, parameters from the host 2 m times or once
 """
 
@@ -79,12 +82,17 @@ class StepTraffic:
 def moved(size: float, cluster: Cluster, ranks: int | None = None) -> Traffic:
     """Gathering or scattering `size` bytes over all ranks, or `ranks` neighbours."""
     ranks = cluster.world if ranks is None else ranks
+    sent = size * (ranks - 1) / ranks
+    if ranks <= cluster.per_node:
+        return Traffic(intra=sent)
+    crossing = sent / cluster.local
+    return Traffic(intra=sent - crossing, inter=crossing)
+
+
+def exchanged(size: float, cluster: Cluster, ranks: int) -> Traffic:
+    """An all-to-all of `size` bytes a rank between `ranks` neighbours."""
     within = min(ranks, cluster.local)
-    nodes = -(-ranks // cluster.per_node)
-    return Traffic(
-        intra=size * (ranks - 1) / ranks if within > 1 else 0.0,
-        inter=size * (nodes - 1) / nodes / within,
-    )
+    return Traffic(intra=size * (within - 1) / ranks, inter=size * (ranks - within) / ranks)
 
 
 def step_traffic(
@@ -105,16 +113,17 @@ def step_traffic(
     else:
         # Reduced to all ranks: scattered and gathered.
         hidden = moved(trained, cluster) * (2 * micro_steps)
-        exposed = moved(trained, cluster) if zero.stage else Traffic()
+        exposed = moved(trained, cluster)
     if zero.offload_optimizer != "none":
         share = trained / cluster.world
         exposed += Traffic(host=share * micro_steps)
         if zero.offload_parameters == "none":
             exposed += Traffic(host=share)
     if sequence_parallel > 1:
-        elements = tokens * (2 * structure.queries + 2 * structure.keys)
+        keys = structure.exchanged_keys(sequence_parallel)
+        elements = tokens * (2 * structure.queries + 2 * keys)
         passes = structure.layers * (3 if checkpointing else 2) * micro_steps
-        exposed += moved(itemsize * elements, cluster, sequence_parallel) * passes
+        exposed += exchanged(itemsize * elements, cluster, sequence_parallel) * passes
     return (
         StepTraffic(hidden, exposed) if zero.overlaps else StepTraffic(Traffic(), hidden + exposed)
     )
@@ -124,8 +133,6 @@ def _sharded(structure: Structure, zero: Zero, cluster: Cluster, itemsize: int) 
     """A micro-step of stage 3."""
     gathered = itemsize * (structure.numel - persistent_numel(structure, zero))
     trained = itemsize * structure.trained_numel
-    if structure.base == "4bit":
-        gathered = trained  # the base is whole on every rank
     forward = moved(gathered / (2 if zero.quantizes_weights else 1), cluster)
     backward = moved(gathered, cluster, zero.hpz if zero.hpz > 1 else None)
     if zero.quantizes_gradients and cluster.nodes > 1:

@@ -13,7 +13,9 @@ from sumzero.train import activations
 from sumzero.train.communication import Cluster, StepTraffic, step_traffic
 from sumzero.train.epoch import Epoch
 from sumzero.train.flops import StepFlops, Work
+from sumzero.train.four_bit import check_stage
 from sumzero.train.packing import EMPTY, FloatArray
+from sumzero.train.sequence_parallel import check_model_shares
 from sumzero.train.structure import Structure
 from sumzero.train.zero import Zero, model_state, optimizer_share
 from sumzero.train.zero_settings import deepspeed_settings
@@ -109,17 +111,7 @@ class Estimate:
         config, cluster = self._config, self._cluster
         groups = cluster.world // sharing
         micro_steps = -(-config.train.bins_per_step // groups)
-        zero = Zero.of(
-            deepspeed_settings(
-                config.model,
-                replace(config.train, deepspeed=preset, sequence_parallel=sharing),
-                micro_steps,
-                hidden_size=self._structure.hidden,
-                # Not rank 0, which warns of what has no effect on one node.
-                who=Ranks(1, cluster.world, 1, cluster.local),
-                swap=RunFolder.of(config).root / "swap",
-            )
-        )
+        zero = Zero.of(self._settings(preset, sharing, micro_steps))
         structure = self._structure if sharing == 1 else replace(self._structure, trims=False)
         counter = StepFlops(structure)
         flops = counter.model.of(self._work)
@@ -160,6 +152,25 @@ class Estimate:
             self._longest(memory),
         )
 
+    def _settings(self, preset: str, sharing: int, micro_steps: int) -> dict[str, Any]:
+        """Of DeepSpeed. Raises ConfigError where training would, by the same checks."""
+        config, world = self._config, self._cluster.world
+        train = replace(config.train, deepspeed=preset, sequence_parallel=sharing)
+        folder = RunFolder.of(config)
+        settings = deepspeed_settings(
+            config.model,
+            train,
+            micro_steps,
+            hidden_size=self._structure.hidden,
+            # Not rank 0, which warns of what has no effect on one node.
+            who=Ranks(1, world, 1, self._cluster.local),
+            swap=folder.root / "swap",
+        )
+        check_stage(train.lora, settings)
+        shared = replace(config, train=train)
+        check_model_shares(shared, self._structure.text, folder.model_path(config), world)
+        return settings
+
     def _busiest(self, flops: FloatArray, groups: int, micro_steps: int) -> float:
         """Operations of a step on its critical path: a micro-step lasts as long as its worst bin.
 
@@ -195,7 +206,7 @@ class Estimate:
         limit = self._config.data.max_length
         supervised = int(self._epoch.plan.supervised.max()) * tokens // limit
         part = -(-tokens // sharing)
-        row = activations.Row(part, min(part, max(1, supervised)))
+        row = activations.Row(part, min(part, max(1, supervised)), sharing)
         share = optimizer_share(structure, zero, world)
         state = model_state(
             structure, zero, itemsize=itemsize, world=world, micro_steps=micro_steps
@@ -215,7 +226,8 @@ class Estimate:
                 itemsize=itemsize,
                 micro_steps=micro_steps,
                 share=share,
-            ),
+            )
+            + activations.exchange(structure, row, itemsize=itemsize),
             update=activations.update_bytes(zero, share, itemsize),
             reserve=RESERVE,
             host=sum(one.host for one in held),

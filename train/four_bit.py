@@ -13,21 +13,17 @@ from torch import Tensor
 
 from sumzero.config import Lora
 from sumzero.errors import ConfigError, RunError
+from sumzero.train.layout import zero_stage
 
 
 def quantization(lora: Lora | None, settings: dict[str, Any], dtype: torch.dtype) -> Any:
     """What `load_model` is told for a 4-bit base, or None; `settings` are DeepSpeed's.
 
-    Raises ConfigError under ZeRO-3, which would split the packed values from the scales that they
-    are read with, and RunError where bitsandbytes is not installed.
+    Raises ConfigError under ZeRO-3 and RunError where bitsandbytes is not installed.
     """
+    check_stage(lora, settings)
     if lora is None or lora.base != "4bit":
         return None
-    if settings.get("zero_optimization", {}).get("stage", 0) == 3:
-        raise ConfigError(
-            'train.lora.base: "4bit" cannot be split by ZeRO-3; every rank holds all of it: set '
-            "train.deepspeed=zero2"
-        )
     for package in ("bitsandbytes", "accelerate"):
         if find_spec(package) is None:
             raise RunError(
@@ -41,6 +37,18 @@ def quantization(lora: Lora | None, settings: dict[str, Any], dtype: torch.dtype
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
+
+
+def check_stage(lora: Lora | None, settings: dict[str, Any]) -> None:
+    """Raises ConfigError for a 4-bit base under ZeRO-3.
+
+    It would split the packed values from the scales that they are read with.
+    """
+    if lora is not None and lora.base == "4bit" and zero_stage(settings) == 3:
+        raise ConfigError(
+            'train.lora.base: "4bit" cannot be split by ZeRO-3; every rank holds all of it: set '
+            "train.deepspeed=zero2"
+        )
 
 
 def is_quantised(tensor: Tensor) -> bool:

@@ -17,13 +17,15 @@ from pathlib import Path
 
 from sumzero import ds_configs
 from sumzero.config import RunConfig
-from sumzero.errors import ConfigError, DataError
+from sumzero.errors import ConfigError
 from sumzero.runfolder import RunFolder
+from sumzero.train.assemble import make_epochs
 from sumzero.train.communication import Cluster
-from sumzero.train.epoch import Epoch, Epochs
+from sumzero.train.epoch import Epoch
 from sumzero.train.estimate import Estimate, Option
 from sumzero.train.examples import check_prepared, store_file
-from sumzero.train.model import check_context, hidden_size
+from sumzero.train.model import attention_facts, check_context, hidden_size
+from sumzero.train.sequence_parallel import check_sequence_parallel
 from sumzero.train.store import TokenStore
 from sumzero.train.structure import Structure
 
@@ -54,33 +56,26 @@ class Outlook:
 def outlook(config: RunConfig, cluster: Cluster, room: int) -> Outlook:
     """Of a run whose data are prepared.
 
-    Raises RunError where they are not, ConfigError where the ranks outnumber the bins of a step,
-    DataError where the model is not there or its context too short.
+    Raises RunError where they are not, ConfigError where training refuses the recipe on so many
+    ranks, DataError where the model is not there, cannot be trained or its context is too short.
     """
     folder = RunFolder.of(config)
     path = folder.model_path(config)
     if config.model.path != "scratch":
         hidden_size(path, config.model.revision)  # told before data that it would be prepared with
     check_prepared(config, folder)
+    check_sequence_parallel(config, path, cluster.world)
     groups = cluster.world // config.train.sequence_parallel
-    if cluster.world % config.train.sequence_parallel:
-        raise ConfigError(
-            f"train.sequence_parallel = {config.train.sequence_parallel} does not divide "
-            f"{cluster.world} GPUs"
-        )
     if groups > config.train.bins_per_step:
         raise ConfigError(
             f"--gpus: {cluster.world} GPUs take {groups} bins at once, but a step has "
             f"train.bins_per_step = {config.train.bins_per_step}; raise it, or take fewer GPUs"
         )
+    attention_facts(path, config.model.revision)  # told before a model without is taken apart
     structure = Structure.of(config)
     check_context(path, config.data.max_length, config.model.revision)
-    epochs = Epochs(TokenStore(store_file(folder, "train")), config, structure.hidden)
-    try:
-        epoch = epochs.epoch(0)
-    except ValueError as error:
-        raise DataError(f"data.train: {error}; run `sumzero prepare` again") from None
-    return weigh(config, structure, epoch, cluster, room)
+    epochs = make_epochs(TokenStore(store_file(folder, "train")), config, structure.hidden)
+    return weigh(config, structure, epochs.epoch(0), cluster, room)
 
 
 def weigh(

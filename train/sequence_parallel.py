@@ -100,11 +100,16 @@ def check_sequence_parallel(config: RunConfig, path: str, world: int) -> None:
 
     `path` is the model's. Raises DataError where there is no such model.
     """
+    if config.train.sequence_parallel > 1:
+        check_model_shares(config, text_config(path, config.model.revision), path, world)
+
+
+def check_model_shares(config: RunConfig, model: Any, path: str, world: int) -> None:
+    """The same for the configuration of a text model at hand; `path` names it."""
     size = config.train.sequence_parallel
     if size == 1:
         return
     setting = f"train.sequence_parallel = {size}"
-    model = text_config(path, config.model.revision)
     heads = int(getattr(model, "num_attention_heads", None) or 0)
     others = other_layers(model) if heads else [model.model_type]
     if others:

@@ -8,7 +8,7 @@ beside a linear layer.
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -16,9 +16,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from sumzero.config import Lora, RunConfig
-from sumzero.errors import ConfigError
 from sumzero.kernels.patch import patch
 from sumzero.runfolder import RunFolder
+from sumzero.train.adapters import adapted
 from sumzero.train.model import skeleton
 
 _ASKS = ("q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value", "c_attn")  # of the input
@@ -64,7 +64,8 @@ class Structure:
 
     `queries` and `keys` are heads times their size; `intermediate` what a token uses of it.
     `norms_heads` where queries and keys are normalised; `fused` where layers are SumZero's; `trims`
-    where the last one runs on supervised positions only; `base` says how frozen weights are held.
+    where the last one runs on supervised positions only; `base` says how frozen weights are held;
+    `text` is the configuration of the text model.
     """
 
     weights: tuple[Weight, ...]
@@ -81,12 +82,14 @@ class Structure:
     trained_head: bool
     positions: int | None = None
     base: Literal["whole", "4bit"] = "whole"
+    text: Any = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(cls, config: RunConfig) -> "Structure":
         """Of a run's model, which is looked for where training looks.
 
-        Raises DataError where there is no such model, ConfigError where LoRA has nothing to adapt.
+        Raises DataError where there is no such model, ConfigError where LoRA's targets are
+        not all layers that it can adapt.
         """
         path = RunFolder.of(config).model_path(config)
         lora = config.train.lora
@@ -101,8 +104,6 @@ class Structure:
         """The same of a model at hand, which is not changed. Its parameters must be whole."""
         config = model.config.get_text_config()
         weights = tuple(_weights(model, lora))
-        if lora is not None and not any(weight.trained for weight in weights):
-            raise ConfigError(f"train.lora.targets: {', '.join(lora.targets)}: no such layers")
         trims = False
         if fused:
             patched = patch(model)
@@ -126,6 +127,7 @@ class Structure:
             trained_head=lora is None,
             positions=getattr(config, "max_position_embeddings", None),
             base="whole" if lora is None else lora.base,
+            text=config,
         )
 
     @cached_property
@@ -143,6 +145,11 @@ class Structure:
         """Elements of the largest parameter."""
         return max(weight.numel for weight in self.weights)
 
+    def exchanged_keys(self, sharing: int) -> int:
+        """`keys` where so many ranks share a bin: heads are repeated until ranks divide them."""
+        heads = self.keys * self.heads // self.queries
+        return self.keys * math.lcm(heads, sharing) // heads
+
     @cached_property
     def head_numel(self) -> int:
         """Elements of the LM head, whose weight may be the embedding's."""
@@ -153,7 +160,7 @@ def _weights(model: PreTrainedModel, lora: Lora | None) -> Iterator[Weight]:
     """Every parameter once, with the adapters of its module behind it."""
     config = model.config.get_text_config()
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    head: Any = model.get_output_embeddings()
+    targets = set() if lora is None else set(adapted(model, lora))
     for name, parameter in model.named_parameters():
         module_name, _, own = name.rpartition(".")
         found = re.search(r"\.(\d+)\.", name)
@@ -166,18 +173,10 @@ def _weights(model: PreTrainedModel, lora: Lora | None) -> Iterator[Weight]:
             use = "matrix"
         called = module_name if own == "weight" else name
         yield Weight(called, shape, use, not frozen, layer, _active(name, config))
-        module: Any = model.get_submodule(module_name)
-        is_linear = isinstance(module, nn.Linear) and own == "weight" and module is not head
-        if lora is not None and is_linear and _is_target(module_name, lora):
+        if lora is not None and own == "weight" and module_name in targets:
             out, into = shape
             yield Weight(f"{module_name}.lora_A", (lora.rank, into), "matrix", True, layer)
             yield Weight(f"{module_name}.lora_B", (out, lora.rank), "matrix", True, layer)
-
-
-def _is_target(name: str, lora: Lora) -> bool:
-    return lora.targets == ("all-linear",) or any(
-        name == target or name.endswith(f".{target}") for target in lora.targets
-    )
 
 
 def _active(name: str, config: Any) -> float:

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from sumzero.train.layout import zero_stage
 from sumzero.train.structure import Structure, Weight
 
 _MASTER_AND_MOMENTS = 12  # bytes a trained parameter: float32 weight and AdamW's two moments
@@ -45,7 +46,7 @@ class Zero:
     def of(cls, settings: dict[str, Any]) -> "Zero":
         """Of a whole DeepSpeed configuration, with DeepSpeed's defaults."""
         zero = settings.get("zero_optimization", {})
-        stage = int(zero.get("stage", 0))
+        stage = zero_stage(settings)
         accumulation = settings.get("data_types", {}).get("grad_accum_dtype")
 
         def size(name: str, default: float) -> int:
@@ -123,8 +124,6 @@ def persistent_numel(structure: Structure, zero: Zero) -> int:
 
 def optimizer_share(structure: Structure, zero: Zero, world: int) -> int:
     """Trained elements whose master weights a rank holds."""
-    if zero.stage == 0:
-        return structure.trained_numel
     if zero.stage == 3:  # each parameter is cut by itself
         return sum(math.ceil(w.numel / world) for w in structure.weights if w.trained)
     return sum(size // world for size in _flat_sizes(structure, world))
@@ -178,8 +177,6 @@ def _gradients(
     micro_steps: int,
 ) -> Held:
     offloads = zero.offload_optimizer != "none"
-    if zero.stage == 0:
-        return Held(device=accumulated * structure.trained_numel)
     if zero.stage == 3:
         flat = accumulated * share
         # What AdamW on the host reads is kept beside what micro-steps add up to.

@@ -87,6 +87,7 @@ def deepspeed_settings(
     offload = zero.get("offload_optimizer") or {}
     if offload.get("device") == "nvme":
         zero["offload_optimizer"] = offload | {"nvme_path": _swap_folder(offload, train, swap)}
+    _check_hpz(zero, train, (who or ranks()).world)
     _warn_where_idle(zero, train, who or ranks())
     return preset | {
         "zero_optimization": {key: value for key, value in zero.items() if value != "auto"},
@@ -164,6 +165,16 @@ def _swap_folder(offload: dict[str, Any], train: Train, swap: Path | None) -> st
         )
     run = hashlib.sha256(str(swap and swap.absolute()).encode()).hexdigest()[:16]
     return str(Path(folder) / f"sumzero-{run}")
+
+
+def _check_hpz(zero: dict[str, Any], train: Train, world: int) -> None:
+    """Refuses groups of ranks of which the last would be short, as DeepSpeed cannot make them."""
+    size = min(int(zero.get("zero_hpz_partition_size", 1)), world)
+    if zero["stage"] == 3 and size > 1 and world % size:
+        raise ConfigError(
+            f"train.deepspeed: {train.deepspeed}: zero_hpz_partition_size = {size} does not divide "
+            f'the {world} ranks; start equally many on every node, or set deepspeed = "zero3"'
+        )
 
 
 def _warn_where_idle(zero: dict[str, Any], train: Train, who: Ranks) -> None:

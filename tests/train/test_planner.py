@@ -20,6 +20,8 @@ from sumzero.train.packing import Pieces, make_plan
 from sumzero.train.planner import outlook, weigh
 from sumzero.train.structure import Structure
 
+from .tiny_models import tiny_model
+
 LLAMA_8B = {
     **{"vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336},
     **{"num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8},
@@ -123,7 +125,7 @@ def test_recomputing_saves_memory_and_costs_time():
 
 
 def test_what_does_not_fit_is_said_plainly():
-    found = plan_8b(8, room=40, gradient_checkpointing=False)
+    found = plan_8b(8, room=24, gradient_checkpointing=False)
     text = table(recipe(8192, 64), found)
     over = found.over(found.own) / GIB
     assert over > 0
@@ -159,6 +161,59 @@ def test_a_preset_that_cannot_run_the_recipe_is_named(monkeypatch, tmp_path):
     assert "odd: cannot run this recipe: train.deepspeed: odd holds" in table(
         recipe(8192, 64), found
     )
+
+
+def refused(found, preset):
+    """Why a preset cannot run the recipe; nothing of it is planned."""
+    assert not [option for option in found.options if option.preset == preset]
+    return found.refused[preset]
+
+
+def test_a_base_in_4_bits_is_planned_without_stage_3():
+    lora = {"rank": 16, "base": "4bit"}
+    structure = of_8b(recipe(64, 1, lora=lora).train.lora)
+    found = plan_8b(2, structure=structure, lora=lora, deepspeed="zero2")
+    assert {x.preset for x in found.options} >= {"zero2"}
+    for preset in ("zero3", "zero3_offload", "zeropp", "zero3_ulysses"):
+        assert "cannot be split by ZeRO-3" in refused(found, preset)
+    assert found.chosen.preset == "zero2"
+    with pytest.raises(ConfigError, match=r"set train\.deepspeed=zero2"):
+        plan_8b(2, structure=structure, lora=lora)
+
+
+def test_targets_that_are_no_layers_are_refused_beside_those_that_are():
+    lora = recipe(64, 1, lora={"targets": ["q_proj", "k_prj"]}).train.lora
+    with pytest.raises(ConfigError, match=r"'k_prj' is no module of LlamaForCausalLM; did you"):
+        of_8b(lora)
+
+
+def test_dropout_in_adapters_is_planned_without_shared_bins():
+    found = plan_8b(8, structure=STRUCTURES[1], lora={"rank": 16, "dropout": 0.1})
+    assert "train.lora.dropout = 0.1 with" in refused(found, "zero3_ulysses")
+    assert found.chosen.sequence_parallel == 1
+
+
+def test_a_recipe_whose_ranks_cannot_share_bins_is_refused():
+    with pytest.raises(ConfigError, match=r"= 3 must divide the 6 ranks and the 32 attention head"):
+        plan_8b(6, sequence_parallel=3)
+
+
+@pytest.mark.filterwarnings("ignore:.*original_max_position_embeddings")
+@pytest.mark.parametrize(("kind", "said"), [("lfm2", "has layers of conv"), ("phi3", "longrope")])
+def test_models_whose_rows_cannot_be_divided_are_planned_without_shared_bins(kind, said):
+    factors = {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    rope = {"rope_scaling": factors, "original_max_position_embeddings": 128}
+    lm = tiny_model(kind, **(rope if kind == "phi3" else {}))
+    found = plan_8b(8, structure=Structure.of_model(lm), tokens=200)
+    assert said in refused(found, "zero3_ulysses")
+    assert found.chosen.sequence_parallel == 1
+
+
+def test_nodes_of_unequal_size_are_planned_without_hpz():
+    assert "= 8 does not divide the 12 ranks" in refused(plan_8b(12), "zeropp")
+    assert "zeropp" in {option.preset for option in plan_8b(16).options}
+    with pytest.raises(ConfigError, match="zero_hpz_partition_size = 8 does not divide the 12"):
+        plan_8b(12, deepspeed="zeropp")
 
 
 @pytest.fixture(scope="module")
@@ -204,5 +259,5 @@ def test_faults_are_told(ready):
     with pytest.raises(RunError, match=r"is missing; run `sumzero prepare RUN.toml` first"):
         outlook(replace(ready, name="another"), on(1), GIB)
     odd = replace(ready, train=replace(ready.train, sequence_parallel=2))
-    with pytest.raises(ConfigError, match=r"sequence_parallel = 2 does not divide 3 GPUs"):
+    with pytest.raises(ConfigError, match=r"sequence_parallel = 2 must divide the 3 ranks"):
         outlook(odd, on(3), GIB)

@@ -179,6 +179,8 @@ def test_sizes_follow_the_model_up_to_a_limit():
 def test_hpz_takes_the_ranks_of_a_node():
     zero = settings("zeropp", who=Ranks(0, 16, 0, 8))["zero_optimization"]
     assert zero["zero_hpz_partition_size"] == 8
+    with pytest.raises(ConfigError, match="= 8 does not divide the 12 ranks; start equally many"):
+        settings("zeropp", who=Ranks(0, 12, 0, 8))
 
 
 def test_nvme_swaps_into_the_run_folder_or_a_folder_of_the_run(tmp_path, monkeypatch):
