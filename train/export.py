@@ -112,8 +112,11 @@ def _whole(checkpoints: Path, name: str | None) -> str:
 
 
 def _check(config: RunConfig, folder: RunFolder, where: Path) -> None:
-    """Raises RunError where the checkpoint is of other data, another model or other adapters."""
-    state = checkpoint.read_state(where.parent, where.name)
+    """Raises RunError where it is damaged, or of other data, another model or other adapters."""
+    try:
+        state = checkpoint.verified(where.parent, where.name)
+    except RunError as error:
+        raise RunError(f"{error}; export another checkpoint with --checkpoint") from None
     now = {"data": check_prepared(config, folder), "model": as_dict(config.model)}
     checkpoint.check_resumable(state, now, where)
     lora, then = as_dict(config.train).get("lora"), (state.get("train") or {}).get("lora")

@@ -51,20 +51,36 @@ def damaged(case, tmp_path):
 def test_a_damaged_or_missing_shard_is_named_and_the_export_of_before_stays(damaged):
     config, step, shards = damaged("tied")
     before = load_file(export(config) / "model.safetensors")
-    content = shards[1].read_bytes()
-    shards[1].write_bytes(content[: len(content) // 2])
-    with pytest.raises(RunError, match=rf"{shards[1].name}: damaged: .*; export another"):
-        export(config)
-    shards[1].unlink()
-    with pytest.raises(RunError, match="there are 1 shards of 2 ranks"):
-        export(config)
-    for file in step.glob("*model_states.pt"):
-        file.unlink()
-    with pytest.raises(RunError, match=r"no \*_model_states\.pt"):
-        export(config)
+    name, content = shards[1].name, shards[1].read_bytes()
+    flipped = bytearray(content)
+    flipped[len(content) // 2] ^= 1  # amid the values
+    half = len(content) // 2
+    for damage, message in (
+        (bytes(flipped), rf"damaged \({name} is not what was written"),
+        (content[:half], rf"damaged \({name} has {half} bytes in place of {len(content)}\)"),
+        (None, rf"damaged \({name} is missing\)"),
+    ):
+        shards[1].unlink() if damage is None else shards[1].write_bytes(damage)
+        with pytest.raises(RunError, match=rf"{message}.*; export another checkpoint with"):
+            export(config)
     after = load_file(step.parents[1] / "export" / "model.safetensors")
     assert all(torch.equal(after[key], before[key]) for key in before)
     assert not list(step.parents[1].glob("export.*"))
+
+
+def test_shards_that_do_not_fit_together_are_refused(damaged):
+    _, step, shards = damaged("tied")
+    ZeroShards(step)
+    content = shards[1].read_bytes()
+    shards[1].write_bytes(content[: len(content) // 2])
+    with pytest.raises(RunError, match=rf"{shards[1].name}: damaged: .*; export another"):
+        ZeroShards(step)
+    shards[1].unlink()
+    with pytest.raises(RunError, match="there are 1 shards of 2 ranks"):
+        ZeroShards(step)
+    shards[0].unlink()
+    with pytest.raises(RunError, match=r"no \*_optim_states\.pt"):
+        ZeroShards(step)
 
 
 def test_a_checkpoint_without_an_adapter_or_with_one_of_another_shape_is_refused(damaged):
