@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sumzero.config import Lora
 from sumzero.errors import ConfigError, RunError
+from sumzero.train.layout import zero_stage
 
 
 def quantization(lora: Lora | None, settings: dict[str, Any], dtype: torch.dtype) -> Any:
@@ -23,7 +24,7 @@ def quantization(lora: Lora | None, settings: dict[str, Any], dtype: torch.dtype
     """
     if lora is None or lora.base != "4bit":
         return None
-    if settings.get("zero_optimization", {}).get("stage", 0) == 3:
+    if zero_stage(settings) == 3:
         raise ConfigError(
             'train.lora.base: "4bit" cannot be split by ZeRO-3; every rank holds all of it: set '
             "train.deepspeed=zero2"

@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         "Turn a checkpoint into a Hugging Face folder that transformers and vLLM have loaded.",
         "sumzero export runs/scitldr --checkpoint step-000400 --dtype bfloat16",
     )
-    export.add_argument("--checkpoint", metavar="STEP", help="default: the newest")
+    export.add_argument("--checkpoint", metavar="STEP", help="or best; default: the newest")
     form = export.add_mutually_exclusive_group()
     for flag, text in (
         ("merge", "adapters are merged into their base, into export/ (default)"),
@@ -134,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
         "Make a checkpoint ready to be resumed on another number of ranks, on a CPU.",
         "sumzero convert runs/scitldr --workers 8",
     )
-    convert.add_argument("--checkpoint", metavar="STEP", help="default: the newest")
+    convert.add_argument("--checkpoint", metavar="STEP", help="or best; default: the newest")
     convert.add_argument("--workers", type=_count, default=1, help="processes (default: 1)")
     generate = add_stage(
         "generate",
