@@ -142,7 +142,7 @@ def _copy(parts: Sequence[Tensor], begin: int, end: int, whole: Tensor, filled: 
     """Copies elements begin to end of `parts` laid side by side; returns how much is filled."""
     first = 0
     for part in parts:
-        piece = part[max(0, begin - first) : max(0, end - first)]
+        piece = part.detach()[max(0, begin - first) : max(0, end - first)]
         piece = piece[: whole.numel() - filled]  # the last rank's part is padded
         whole[filled : filled + piece.numel()] = piece
         filled += piece.numel()

@@ -18,6 +18,7 @@ from sumzero.train import checkpoint
 from sumzero.train.convert import convert
 from sumzero.train.examples import check_prepared
 from sumzero.train.export import export
+from sumzero.train.shards import checksum
 from sumzero.train.zero_shards import ZeroShards
 
 
@@ -94,6 +95,32 @@ def test_the_newest_is_exported_and_the_best_where_it_is_called_for(damaged, cap
         assert (said in caplog.text) == (name is None)
     with pytest.raises(RunError, match=r"step-000003 \(there: step-000002, .*, best, latest\)"):
         convert(config, "3")
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "weight"),
+    [("tied", None, "embed_tokens"), ("lora", "merge", "q_proj"), ("lora", "adapter", "lora_A")],
+)
+def test_a_weight_that_is_not_finite_in_the_dtype_is_refused(damaged, name, form, weight):
+    config, step, shards = damaged(name)
+
+    def begin_with(value):
+        shard = torch.load(shards[0], weights_only=False)
+        shard["optimizer_state_dict"]["fp32_flat_groups"][0].data[0] = value
+        torch.save(shard, shards[0])
+        manifest = json.loads((step / "sumzero.json").read_text())
+        about = {"bytes": shards[0].stat().st_size, "xxh3": checksum(shards[0])}
+        manifest["checkpoint"]["files"][shards[0].name] = about
+        (step / "sumzero.json").write_text(json.dumps(manifest))
+
+    begin_with(1e9)
+    too_large = rf"{weight}.* too large for float16: take --dtype bfloat16 or float32"
+    with pytest.raises(RunError, match=too_large):
+        export(config, form=form, dtype="float16")
+    assert export(config, form=form, dtype="bfloat16").is_dir()
+    begin_with(float("nan"))
+    with pytest.raises(RunError, match=rf"{weight}.* not finite; export another checkpoint"):
+        export(config, form=form)
 
 
 def test_an_export_that_is_under_way_is_not_disturbed_by_another(case):
