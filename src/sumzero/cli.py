@@ -125,8 +125,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=("bfloat16", "float16", "float32"),
         help="of the weights (default: model.dtype)",
     )
-    export.add_argument(
+    less = export.add_mutually_exclusive_group()
+    less.add_argument(
         "--no-vllm", action="store_true", help="check with transformers only, without vLLM's start"
+    )
+    less.add_argument(
+        "--no-probe", action="store_true", help="load it with neither: the model does not fit here"
     )
     convert = add_stage(
         "convert",
@@ -245,6 +249,7 @@ def _export(options: argparse.Namespace) -> int:
             form=options.form,
             dtype=options.dtype,
             vllm=not options.no_vllm,
+            probe=not options.no_probe,
         )
     )
     return 0

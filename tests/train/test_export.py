@@ -8,6 +8,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from sumzero.cli import main
 from sumzero.contract import open_contract
 from sumzero.train.adapters import scale
 from sumzero.train.export import export
@@ -119,8 +120,11 @@ def test_adapters_alone_are_loaded_by_peft_with_the_values_trained(case, name):
 
 @pytest.mark.parametrize(
     ("name", "form", "dtype", "told"),
-    [("tied", None, "bfloat16", "whole"), ("lora", None, None, "merge")]
-    + [("lora bf16", "adapter", None, "adapter")],
+    [
+        ("tied", None, "bfloat16", "whole"),
+        ("lora", None, None, "merge"),
+        ("lora bf16", "adapter", None, "adapter"),
+    ],
 )
 def test_a_folder_says_what_it_was_made_of(case, name, form, dtype, told):
     one = case(name)
@@ -133,6 +137,15 @@ def test_a_folder_says_what_it_was_made_of(case, name, form, dtype, told):
         "revision": None,
     }
     open_contract(made)  # which it is no part of
+
+
+def test_a_folder_may_be_exported_without_being_loaded(case, capsys):
+    one = case("untied")
+    one.folder.begin(one.config)
+    assert main(["export", str(one.folder.root), "--no-probe"]) == 0
+    done = capsys.readouterr()
+    assert done.out == f"{one.folder.export}\n"
+    assert f"{one.folder.export}: not loaded by transformers, nor by vLLM: --no-probe" in done.err
 
 
 def test_merged_and_loaded_adapters_give_the_same_logits_and_others_than_the_base(case):
