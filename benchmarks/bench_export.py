@@ -1,10 +1,10 @@
 """Export: memory against its bound, and time against the disk's.
 
 A Qwen3 of random weights is split over two ranks by ZeRO-3, saved, and exported in bfloat16, in
-shards small beside the model. Memory is what the exporting process takes beyond what it had before,
-files mapped into memory apart. The bound is twice the largest weight in float32, and a shard. The
+shards small beside the model: trained whole, and with adapters that are merged into it. Memory is
+what the exporting process takes beyond what it had before, files mapped into memory apart. The bound is twice the largest weight in float32, and a shard. The
 disk's time is that of the same bytes written from memory, one after the other, and synchronised;
-exporting reads the checkpoint too, and the files again to compare.
+exporting reads the checkpoint twice or the base once, and the files again to compare.
 """
 
 import argparse
@@ -24,13 +24,14 @@ QUICK = {"hidden_size": 512, "num_hidden_layers": 8, "intermediate_size": 1536}
 VOCAB_SIZE = {False: 65536, True: 32768}
 SHARD = {False: 300 * 10**6, True: 20 * 10**6}
 RUN = """
-name = "export"
+name = "{name}"
 runs = "{folder}/runs"
 model.path = "{folder}/model"
 [data]
 max_length = 128
 train.path = "{folder}/rows.jsonl"
 """
+RUNS = {"trained whole": "", "adapters merged": "[train]\nlora.rank = 16\n"}
 
 
 def measure(options: argparse.Namespace, results: Results) -> None:
@@ -39,17 +40,20 @@ def measure(options: argparse.Namespace, results: Results) -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         largest = _make_model(folder, QUICK if quick else SHAPE, VOCAB_SIZE[quick])
-        run = _prepare(folder)
-        ranks = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-        _python(*ranks, "benchmarks/export_run.py", "checkpoint", str(run))
-        shard = SHARD[quick]
-        found = json.loads(
-            _python("benchmarks/export_run.py", "export", str(run), str(shard)).splitlines()[-1]
-        )
-        disk = _write_seconds(folder / "plain", found["bytes"])
-    bound = 2 * largest + shard
+        for number, (what, settings) in enumerate(RUNS.items()):
+            run = _prepare(folder, f"run-{number}", settings)
+            _export(folder, run, what, 2 * largest + SHARD[quick], SHARD[quick], results)
+
+
+def _export(folder: Path, run: Path, what: str, bound: int, shard: int, results: Results) -> None:
+    ranks = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    _python(*ranks, "benchmarks/export_run.py", "checkpoint", str(run))
+    found = json.loads(
+        _python("benchmarks/export_run.py", "export", str(run), str(shard)).splitlines()[-1]
+    )
+    disk = _write_seconds(folder / "plain", found["bytes"])
     results.add(
-        f"peak memory, {found['bytes'] / 1e9:.2f} GB in {found['files']} files",
+        f"{what}: peak memory, {found['bytes'] / 1e9:.2f} GB in {found['files']} files",
         found["peak"] / 1e6,
         "MB",
         peer="twice the largest weight in float32, and a shard",
@@ -59,7 +63,7 @@ def measure(options: argparse.Namespace, results: Results) -> None:
         met=found["peak"] <= bound,
     )
     results.add(
-        "export and comparison",
+        f"{what}: export and comparison",
         found["seconds"],
         "s",
         peer="plain writing of the same bytes, synchronised",
@@ -92,15 +96,15 @@ def _make_model(folder: Path, shape: dict[str, int], vocab_size: int) -> int:
     return 4 * max(parameter.numel() for parameter in model.parameters())
 
 
-def _prepare(folder: Path) -> Path:
+def _prepare(folder: Path, name: str, settings: str) -> Path:
     from sumzero.pipeline import prepare
     from sumzero.runfile import load
 
     rows = [{"id": i, "document": f"Text {i}.", "target": f"Sum {i}."} for i in range(8)]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "rows.jsonl").write_text(text, encoding="utf-8")
-    run = folder / "run.toml"
-    run.write_text(RUN.format(folder=folder), encoding="utf-8")
+    run = folder / f"{name}.toml"
+    run.write_text(RUN.format(folder=folder, name=name) + settings, encoding="utf-8")
     prepare(load(run), processes=1)
     return run
 

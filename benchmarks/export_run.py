@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sumzero import log
 from sumzero.ranks import ranks
-from sumzero.runfile import as_dict, load
+from sumzero.runfile import load
 from sumzero.runfolder import RunFolder
 
 
@@ -21,9 +21,12 @@ def make_checkpoint(run: str) -> None:
     import torch
 
     from sumzero.kernels.segments import Backends
-    from sumzero.train import checkpoint, engine
+    from sumzero.train import engine
+    from sumzero.train.adapters import add_adapters
     from sumzero.train.examples import check_prepared
+    from sumzero.train.identity import identity
     from sumzero.train.model import load_model
+    from sumzero.train.saver import Saver
     from sumzero.train.supervised import SupervisedLM
 
     config, who = load(run), ranks()
@@ -31,11 +34,13 @@ def make_checkpoint(run: str) -> None:
     settings = engine.deepspeed_settings(config.model, config.train, 1)
     with engine.zero3_loading(settings):
         lm = load_model(config.model.path, getattr(torch, config.model.dtype))
+    if config.train.lora is not None:
+        add_adapters(lm, config.train.lora, config.seed)
     trainer = engine.Engine(SupervisedLM(lm, Backends("sdpa", "sdpa")), settings, config.train)
     folder = RunFolder.of(config)
-    state = {"data": check_prepared(config, folder)}
-    state |= {"model": as_dict(config.model), "train": as_dict(config.train)}
-    checkpoint.save(trainer, folder.checkpoints, 1, state, main=who.is_main)
+    # No step is made, and so there is no plan.
+    state = identity(config, check_prepared(config, folder), "", trainer.stage)
+    Saver(trainer, folder.checkpoints, who, config.train).save(1, state)
     trainer.close()
 
 

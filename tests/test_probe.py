@@ -1,14 +1,16 @@
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from sumzero.config import Data, Source
 from sumzero.contract import make_contract, write_contract
 from sumzero.errors import RunError
-from sumzero.probe import NUM_TOKENS, disagreement, greedy, probe
+from sumzero.probe import NUM_TOKENS, base_folder, disagreement, greedy, probe
 from sumzero.prompt import PromptRenderer
 from sumzero.runfile import check
 
@@ -43,6 +45,36 @@ def test_what_transformers_does_not_load_whole_is_refused(folder, caplog):
     save_file(tensors, file, metadata={"format": "pt"})
     with pytest.raises(RunError, match=r"does not load it whole: .*up_proj.*other"):
         probe(folder, CONFIG, vllm=False)
+
+
+def test_logits_that_are_not_finite_are_refused(folder):
+    wide = torch.tensor([[1.0, 3.0, 2.9, 0.0], [0.5, 0.0, 4.0, 3.0]], dtype=torch.float64)
+    for value in (torch.nan, torch.inf):
+        exact = wide.clone()
+        exact[1, 3] = value
+        assert disagreement([1, 2], exact, wide) == "token 2: its logits are not all finite"
+        assert disagreement([1, 3], wide, exact) == "token 2: its logits are not all finite"
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.norm.weight"][:] = torch.nan
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(RunError, match=r"logits .* token 1 are not all finite in float32; export"):
+        probe(folder, CONFIG, vllm=False)
+
+
+def test_the_base_of_adapters_is_of_the_runs_revision(tmp_path, monkeypatch):
+    cache = tmp_path / "models--some--model"
+    for revision in ("main", "older"):
+        (cache / "refs").mkdir(parents=True, exist_ok=True)
+        (cache / "refs" / revision).write_text(f"commit-of-{revision}")
+        (cache / "snapshots" / f"commit-of-{revision}").mkdir(parents=True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "some/model"}')
+    for revision, found in ((None, "main"), ("older", "older")):
+        config = replace(CONFIG, model=replace(CONFIG.model, revision=revision))
+        where = base_folder(tmp_path, config)
+        assert where == cache / "snapshots" / f"commit-of-{found}"
 
 
 def test_tokens_may_differ_within_rounding_and_not_beyond():

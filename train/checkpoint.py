@@ -109,6 +109,27 @@ def newest(folder: Path) -> str | None:
     return names[-1] if names else None
 
 
+def resolve(folder: Path, name: str | None = None) -> str:
+    """The whole checkpoint that is meant: "step-000400", "400", "best", "latest"; or the newest.
+
+    Raises RunError, with what is there, where it is not.
+    """
+    there = whole(folder)
+    links = [link for link in ("best", "latest") if (folder / link).is_symlink()]
+    meant = there[-1] if name is None and there else name
+    if name in links:
+        meant = (folder / name).readlink().name
+    elif name and (number := re.fullmatch(r"(?:step-)?(\d+)", name)):
+        meant = f"step-{int(number[1]):06d}"
+    if meant is None or meant not in there:
+        raise RunError(
+            f"{folder}: no whole checkpoint{f' {meant}' if meant else ''} "
+            f"(there: {', '.join(there + links) or 'none'}); train first: deepspeed --module "
+            "sumzero.train RUN.toml"
+        )
+    return meant
+
+
 def step_of(name: str) -> int:
     """The step of a checkpoint by its name."""
     return int(name.removeprefix("step-"))

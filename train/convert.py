@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from sumzero.config import RunConfig
-from sumzero.errors import RunError
 from sumzero.runfolder import RunFolder, alone
 from sumzero.train import checkpoint, universal
 
@@ -15,13 +14,7 @@ def convert(config: RunConfig, name: str | None = None, workers: int = 1) -> Pat
     there is no such checkpoint, it is damaged, or its optimizer lies on NVMe.
     """
     folder = RunFolder.of(config)
-    names = checkpoint.whole(folder.checkpoints)
-    name = name or (names[-1] if names else None)
-    if name is None or name not in names:
-        raise RunError(
-            f"{folder.checkpoints}: no whole checkpoint{f' {name}' if name else ''} (there: "
-            f"{', '.join(names) or 'none'}); train first: deepspeed --module sumzero.train RUN.toml"
-        )
+    name = checkpoint.resolve(folder.checkpoints, name)
     with alone(folder.root, "sumzero convert"):
         state = checkpoint.verified(folder.checkpoints, name)
         universal.check_convertible(state, folder.checkpoints / name)

@@ -13,15 +13,15 @@ trained.
 """
 
 import hashlib
-import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from sumzero.config import RunConfig
 from sumzero.contract import make_contract, write_contract
@@ -30,16 +30,19 @@ from sumzero.loading import load_tokenizer
 from sumzero.log import logger
 from sumzero.prompt import PromptRenderer
 from sumzero.runfile import as_dict
-from sumzero.runfolder import RunFolder, atomic_folder
+from sumzero.runfolder import RunFolder, alone, atomic_folder, write_json
 from sumzero.train import checkpoint
 from sumzero.train.examples import check_prepared
 from sumzero.train.final_weights import Adapters, merged, trained
+from sumzero.train.manifest import STATE
+from sumzero.train.model import skeleton
 from sumzero.train.saved_form import SavedForm, saved_names
 from sumzero.train.shard_writer import LIMIT, ShardWriter, as_bytes, write_safetensors
 from sumzero.train.weights import sources, weight_files
 from sumzero.train.zero_shards import ZeroShards
 
 Form = Literal["merge", "adapter"]
+ABOUT = "export.json"  # what a folder was made of; nothing is loaded by it
 
 
 def export(
@@ -51,7 +54,7 @@ def export(
     check: Callable[[Path], None] | None = None,
     shard_size: int = LIMIT,
 ) -> Path:
-    """Exports a checkpoint, by default the newest whole one; returns the folder.
+    """Exports the checkpoint that `checkpoint.resolve` finds; returns the folder.
 
     `form` is for runs with adapters: "merge", the default, writes `export/`, "adapter" writes
     `adapter/`. `dtype` is by default the model's. `check` is given the folder before it gets its
@@ -64,14 +67,19 @@ def export(
         raise ConfigError("--adapter: the run trains the whole model; it has no [train.lora]")
     if form == "merge" and lora is None:
         logger.warning("--merge has no effect: the run trains the whole model")
-    where = folder.checkpoints / _whole(folder.checkpoints, name)
-    _check(config, folder, where)
-    path = folder.model_path(config)
+    where = _meant(folder.checkpoints, name)
+    with _still_there(where):
+        _check(config, folder, where)
+        shards = ZeroShards(where)  # maps all files, which stay then though they be removed
+    path, dtype = folder.model_path(config), dtype or config.model.dtype
     tokenizer = load_tokenizer(path, revision)
     renderer = PromptRenderer(tokenizer, config.data.truncation)
-    model = _skeleton(path, revision, getattr(torch, dtype or config.model.dtype))
-    shards = ZeroShards(where)
-    with atomic_folder(folder.adapter if form == "adapter" else folder.export) as partial:
+    model = skeleton(path, revision, getattr(torch, dtype))
+    model.config.architectures, model.config.dtype = [type(model).__name__], dtype
+    made = folder.adapter if form == "adapter" else folder.export
+    # Not the run's own lock: a run can be exported while it is trained.
+    lock = alone(folder.root, "sumzero export", lock=f".{made.name}.lock")
+    with lock, atomic_folder(made) as partial:
         if lora is None:
             _write(partial, model, trained(model, shards, where), shard_size)
         elif form == "adapter":
@@ -88,32 +96,36 @@ def export(
             ).save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         write_contract(partial, make_contract(renderer, config.data))
+        about = {
+            "checkpoint": where.name,
+            "form": (form or "merge") if lora else "whole",
+            "dtype": dtype,
+            "base": str(Path(path).resolve()) if Path(path).is_dir() else path,
+            "revision": revision,
+        }
+        write_json(partial / ABOUT, about)
         if check:
             check(partial)
-    made = folder.adapter if form == "adapter" else folder.export
     logger.info("exported %s to %s", where.name, made)
     return made
 
 
-def _whole(checkpoints: Path, name: str | None) -> str:
-    """The name of a whole checkpoint; `name` may be given without its zeros."""
-    there = checkpoint.whole(checkpoints)
-    if name and (number := re.fullmatch(r"(?:step-)?(\d+)", name)):
-        name = f"step-{int(number[1]):06d}"
-    if name is None and there:
-        return there[-1]
-    if name is None or name not in there:
-        raise RunError(
-            f"{checkpoints}: no whole checkpoint{f' {name}' if name else ''} "
-            f"(there: {', '.join(there) or 'none'}); train first: deepspeed --module "
-            "sumzero.train RUN.toml"
+def _meant(checkpoints: Path, name: str | None) -> Path:
+    """The folder of a checkpoint, by default of the newest, with a word where `best` is another."""
+    found, best = checkpoint.resolve(checkpoints, name), checkpoints / "best"
+    if name is None and best.is_symlink() and (other := best.readlink().name) != found:
+        logger.warning(
+            "%s is the newest and %s the best: --checkpoint best exports that", found, other
         )
-    return name
+    return checkpoints / found
 
 
 def _check(config: RunConfig, folder: RunFolder, where: Path) -> None:
-    """Raises RunError where the checkpoint is of other data, another model or other adapters."""
-    state = checkpoint.read_state(where.parent, where.name)
+    """Raises RunError where it is damaged, or of other data, another model or other adapters."""
+    try:
+        state = checkpoint.verified(where.parent, where.name)
+    except RunError as error:
+        raise RunError(f"{error}; export another checkpoint with --checkpoint") from None
     now = {"data": check_prepared(config, folder), "model": as_dict(config.model)}
     checkpoint.check_resumable(state, now, where)
     lora, then = as_dict(config.train).get("lora"), (state.get("train") or {}).get("lora")
@@ -124,14 +136,15 @@ def _check(config: RunConfig, folder: RunFolder, where: Path) -> None:
         )
 
 
-def _skeleton(path: str, revision: str | None, dtype: torch.dtype) -> PreTrainedModel:
-    """The model without values: names, shapes, what is tied, and a configuration to be saved."""
-    settings = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
-    with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(settings, dtype=dtype)
-    model.config.architectures = [type(model).__name__]
-    model.config.dtype = str(dtype).removeprefix("torch.")
-    return model
+@contextmanager
+def _still_there(where: Path) -> Iterator[None]:
+    """Training that goes on may remove a checkpoint: a fault in the block is then told as that."""
+    try:
+        yield
+    except (RunError, OSError):
+        if (where / STATE).is_file():
+            raise
+        raise RunError(f"{where}: removed while it was read; export a newer one") from None
 
 
 def _write(

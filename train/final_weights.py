@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sumzero.config import Lora
@@ -43,7 +43,7 @@ def trained(
         if shards.shape(stored) != tensor.shape:
             shapes = f"{list(shards.shape(stored))} instead of {list(tensor.shape)}"
             raise RunError(f"{where}: {name} has the shape {shapes}")
-        yield name, shards.read(stored).to(tensor.dtype)
+        yield name, _final(name, shards.read(stored), tensor)
 
 
 def merged(
@@ -63,7 +63,7 @@ def merged(
             if name not in left:
                 continue
             left.remove(name)
-            yield name, adapters.added_to(name, values).to(names[name].dtype)
+            yield name, _final(name, adapters.added_to(name, values), names[name])
     if left:
         raise RunError(f"{path}: {len(left)} weights are in no file, {min(left)} first")
 
@@ -109,13 +109,37 @@ class Adapters:
 
     def tensors(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """All of them, small as they are, by the names that peft saves."""
-        return {
-            f"base_model.model.{module}.{part}.weight": self._shards.read(_stored(module, part)).to(
-                dtype
-            )
-            for module in self.modules
-            for part in (_A, _B)
-        }
+        made = {}
+        for stored in (_stored(module, part) for module in self.modules for part in (_A, _B)):
+            values = self._shards.read(stored)
+            name = f"base_model.model.{stored.replace('.default.', '.')}"
+            made[name] = _rounded(stored, values, dtype)
+        return made
+
+
+def _final(name: str, values: Tensor, held: Tensor) -> Tensor:
+    """A parameter or stored buffer in the dtype of the model's own."""
+    is_parameter = isinstance(held, nn.Parameter)  # buffers, of masks, may hold infinities
+    return _rounded(name, values, held.dtype) if is_parameter else values.to(held.dtype)
+
+
+def _rounded(name: str, values: Tensor, dtype: torch.dtype) -> Tensor:
+    """A parameter in another dtype. Raises RunError where it is not finite, or not in that."""
+    made = values.to(dtype)
+    if _is_finite(made):
+        return made
+    if not _is_finite(values):
+        raise RunError(
+            f"{name} holds values that are not finite; export another checkpoint with --checkpoint"
+        )
+    wider = "bfloat16 or float32" if dtype == torch.float16 else "float32"
+    short = str(dtype).removeprefix("torch.")
+    raise RunError(f"{name} holds values that are too large for {short}: take --dtype {wider}")
+
+
+def _is_finite(values: Tensor) -> bool:
+    """Whether all are; a reduction, which needs no memory beside the weight."""
+    return not values.numel() or all(bool(x.isfinite()) for x in values.aminmax())
 
 
 def _stored(module: str, part: str) -> str:

@@ -121,8 +121,10 @@ def _reason(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def skeleton(path: str, revision: str | None = None) -> PreTrainedModel:
-    """The model on the meta device: its modules and shapes, from its configuration alone.
+def skeleton(
+    path: str, revision: str | None = None, dtype: torch.dtype = torch.bfloat16
+) -> PreTrainedModel:
+    """The model on the meta device, in `dtype`: its modules and shapes, from its configuration.
 
     Raises DataError where there is no such model or it is not a causal LM of transformers.
     """
@@ -130,7 +132,7 @@ def skeleton(path: str, revision: str | None = None) -> PreTrainedModel:
     try:
         with torch.device("meta"):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(
-                config, dtype=torch.bfloat16, trust_remote_code=False
+                config, dtype=dtype, trust_remote_code=False
             )
     except (ValueError, ImportError, TypeError) as error:
         raise DataError(f"{path}: no model can be built: {_reason(error)}") from None

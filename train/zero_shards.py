@@ -1,6 +1,6 @@
 """The trained weights in the files that DeepSpeed's ranks wrote, put together one at a time.
 
-    mp_rank_00_model_states.pt                        stages 0 to 2: names and shapes, by rank 0
+    mp_rank_00_model_states.pt                        stages 1 and 2: names and shapes, by rank 0
     zero_pp_rank_R_mp_rank_00_model_states.pt         stage 3: the same, by rank R
     [bf16_]zero_pp_rank_R_mp_rank_00_optim_states.pt  the optimizer's float32 copies, flat
 
@@ -62,16 +62,15 @@ class ZeroShards:
         """Opens the files. Raises RunError where one is missing, damaged or of another layout."""
         self._folder = folder
         states = _load(_files(folder, "model_states")[0])
-        shards = [_load(file) for file in _files(folder, "optim_states", needed=False)]
-        stored = states["module"]
-        names = states["buffer_names"] or [] if shards else stored
-        self._whole: dict[str, Tensor] = {_name(name): stored[name] for name in names}
+        shards = [_load(file) for file in _files(folder, "optim_states")]
         self._place: dict[str, _Place] = {}
-        if shards:
-            try:
-                self._lay_out([shard["optimizer_state_dict"] for shard in shards], states)
-            except (KeyError, TypeError, IndexError) as error:
-                raise RunError(f"{folder}: no layout of ZeRO that is known: {error!r}") from None
+        try:
+            self._whole: dict[str, Tensor] = {
+                _name(name): states["module"][name] for name in states["buffer_names"] or []
+            }
+            self._lay_out([shard["optimizer_state_dict"] for shard in shards], states)
+        except (KeyError, TypeError, IndexError) as error:
+            raise RunError(f"{folder}: no layout of ZeRO that is known: {error!r}") from None
         self.names = [*self._whole, *self._place]
 
     def shape(self, name: str) -> torch.Size:
@@ -79,7 +78,7 @@ class ZeroShards:
         return self._place[name].shape if name in self._place else self._whole[name].shape
 
     def read(self, name: str) -> Tensor:
-        """A whole weight: a new tensor in float32, or mapped memory of one that was not split."""
+        """A whole weight: a new tensor in float32, or mapped memory of a buffer."""
         if name in self._whole:
             return self._whole[name]
         place = self._place[name]
@@ -143,7 +142,7 @@ def _copy(parts: Sequence[Tensor], begin: int, end: int, whole: Tensor, filled: 
     """Copies elements begin to end of `parts` laid side by side; returns how much is filled."""
     first = 0
     for part in parts:
-        piece = part[max(0, begin - first) : max(0, end - first)]
+        piece = part.detach()[max(0, begin - first) : max(0, end - first)]
         piece = piece[: whole.numel() - filled]  # the last rank's part is padded
         whole[filled : filled + piece.numel()] = piece
         filled += piece.numel()
@@ -151,10 +150,10 @@ def _copy(parts: Sequence[Tensor], begin: int, end: int, whole: Tensor, filled: 
     return filled
 
 
-def _files(folder: Path, kind: str, *, needed: bool = True) -> list[Path]:
+def _files(folder: Path, kind: str) -> list[Path]:
     """A kind of file, by rank."""
     found = sorted(folder.glob(f"*_{kind}.pt"), key=lambda file: _rank(file.name))
-    if needed and not found:
+    if not found:
         raise RunError(f"{folder}: no *_{kind}.pt is there; export another with --checkpoint")
     return found
 

@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         "Turn a checkpoint into a Hugging Face folder that transformers and vLLM have loaded.",
         "sumzero export runs/scitldr --checkpoint step-000400 --dtype bfloat16",
     )
-    export.add_argument("--checkpoint", metavar="STEP", help="default: the newest")
+    export.add_argument("--checkpoint", metavar="STEP", help="or best; default: the newest")
     form = export.add_mutually_exclusive_group()
     for flag, text in (
         ("merge", "adapters are merged into their base, into export/ (default)"),
@@ -125,8 +125,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=("bfloat16", "float16", "float32"),
         help="of the weights (default: model.dtype)",
     )
-    export.add_argument(
+    less = export.add_mutually_exclusive_group()
+    less.add_argument(
         "--no-vllm", action="store_true", help="check with transformers only, without vLLM's start"
+    )
+    less.add_argument(
+        "--no-probe", action="store_true", help="load it with neither: the model does not fit here"
     )
     convert = add_stage(
         "convert",
@@ -134,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
         "Make a checkpoint ready to be resumed on another number of ranks, on a CPU.",
         "sumzero convert runs/scitldr --workers 8",
     )
-    convert.add_argument("--checkpoint", metavar="STEP", help="default: the newest")
+    convert.add_argument("--checkpoint", metavar="STEP", help="or best; default: the newest")
     convert.add_argument("--workers", type=_count, default=1, help="processes (default: 1)")
     generate = add_stage(
         "generate",
@@ -245,6 +249,7 @@ def _export(options: argparse.Namespace) -> int:
             form=options.form,
             dtype=options.dtype,
             vllm=not options.no_vllm,
+            probe=not options.no_probe,
         )
     )
     return 0

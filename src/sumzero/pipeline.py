@@ -115,12 +115,14 @@ def export(
     form: Literal["merge", "adapter"] | None = None,
     dtype: str | None = None,
     vllm: bool = True,
+    probe: bool = True,
 ) -> Path:
     """Exports a checkpoint and returns the folder, which transformers and vLLM have loaded then.
 
     They do so in a process of its own, before the folder gets its name; without `vllm` or where it
-    is not installed, transformers alone. Raises as `sumzero.train.export.export`, and RunError
-    where one does not load it or they give different tokens.
+    is not installed, transformers alone, and without `probe` neither. Raises as
+    `sumzero.train.export.export`, and RunError where one does not load it or they give different
+    tokens.
     """
     from sumzero.runfile import as_dict
     from sumzero.train.export import export as write
@@ -131,7 +133,10 @@ def export(
         flags = [] if vllm else ["--no-vllm"]
         _process("-m", "sumzero.probe", str(folder), *flags, "--settings", settings)
 
-    return write(config, checkpoint, form=form, dtype=dtype, check=check)
+    made = write(config, checkpoint, form=form, dtype=dtype, check=check if probe else None)
+    if not probe:
+        logger.warning("%s: not loaded by transformers, nor by vLLM: --no-probe", made)
+    return made
 
 
 def require_packages() -> None:

@@ -27,6 +27,7 @@ from sumzero import log
 from sumzero.config import RunConfig
 from sumzero.contract import FILE
 from sumzero.errors import RunError, guarded
+from sumzero.loading import local_folder
 from sumzero.log import logger
 from sumzero.runfile import check
 from sumzero.runfolder import read_json
@@ -92,6 +93,9 @@ def disagreement(tokens: list[int], exact_TV: torch.Tensor, wide_TV: torch.Tenso
 
     `exact_TV` are the logits before each of them in the export's dtype, `wide_TV` in a wider one.
     """
+    finite_T = exact_TV.isfinite().all(1) & wide_TV.isfinite().all(1)
+    if not finite_T.all():
+        return f"token {int(finite_T.int().argmin()) + 1}: its logits are not all finite"
     error_T = (exact_TV.double() - wide_TV.double()).abs().amax(1)
     chosen_T = wide_TV.double()[torch.arange(len(tokens)), torch.tensor(tokens)]
     below_T = wide_TV.double().amax(1) - chosen_T
@@ -107,12 +111,22 @@ def disagreement(tokens: list[int], exact_TV: torch.Tensor, wide_TV: torch.Tenso
 
 @torch.no_grad()
 def greedy(model: Any, prompt: list[int], count: int) -> list[int]:
-    """The `count` most likely tokens, one after the other; the end of a turn ends nothing."""
+    """The `count` most likely tokens, one after the other; the end of a turn ends nothing.
+
+    Raises RunError where a logit is not finite.
+    """
     tokens: list[int] = []
     fed, cache = torch.tensor([prompt]), None
     for _ in range(count):
         out = model(input_ids=fed, past_key_values=cache, use_cache=True)
-        tokens.append(int(out.logits[0, -1].argmax()))
+        logits_V = out.logits[0, -1]
+        if not logits_V.isfinite().all():
+            raise RunError(
+                f"the logits of the probe's token {len(tokens) + 1} are not all finite in "
+                f"{str(model.dtype).removeprefix('torch.')}; export a wider --dtype or another "
+                "checkpoint"
+            )
+        tokens.append(int(logits_V.argmax()))
         fed, cache = torch.tensor([tokens[-1:]]), out.past_key_values
     return tokens
 
@@ -135,11 +149,9 @@ def config_dtype(folder: Path, config: RunConfig) -> str:
 def _load(folder: Path, dtype: torch.dtype, config: RunConfig) -> Any:
     """The model on the CPU, by transformers' own code. Raises RunError where it is not whole."""
     adapter = folder / _ADAPTER
-    path, revision = str(folder), None
-    if adapter.is_file():
-        path, revision = _base(folder), config.model.revision
+    path = base_folder(folder, config) if adapter.is_file() else folder
     model, info = AutoModelForCausalLM.from_pretrained(
-        path, revision=revision, dtype=dtype, trust_remote_code=False, output_loading_info=True
+        path, dtype=dtype, trust_remote_code=False, output_loading_info=True
     )
     faults = {kind: keys for kind, keys in info.items() if keys}
     if faults:
@@ -151,8 +163,10 @@ def _load(folder: Path, dtype: torch.dtype, config: RunConfig) -> Any:
     return model.eval()
 
 
-def _base(folder: Path) -> str:
-    return str(read_json(folder / _ADAPTER, "sumzero export --adapter")["base_model_name_or_path"])
+def base_folder(folder: Path, config: RunConfig) -> Path:
+    """Where the base of adapters lies: as a folder, since vLLM is told no revision."""
+    base = read_json(folder / _ADAPTER, "sumzero export --adapter")["base_model_name_or_path"]
+    return local_folder(str(base), config.model.revision)
 
 
 def _of_vllm(
@@ -170,7 +184,7 @@ def _of_vllm(
         max_in_flight=1,
     )
     adapter = folder if (folder / _ADAPTER).is_file() else None
-    model = _base(folder) if adapter else folder
+    model = base_folder(folder, config) if adapter else folder
     try:
         engine = Engine(model, settings, len(prompt) + count, config.seed, adapter=adapter)
         (made,) = engine.generate([Request("probe", prompt)], [], config.seed, ignore_eos=True)

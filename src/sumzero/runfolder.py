@@ -60,14 +60,16 @@ class RunFolder:
 
 
 @contextmanager
-def alone(folder: Path, what: str, patience: float = 0.0) -> Iterator[None]:
+def alone(folder: Path, what: str, patience: float = 0.0, *, lock: str = ".lock") -> Iterator[None]:
     """Holds a folder for one process. Raises RunError where another one has it for `patience`.
+
+    Work that does not disturb another in the same folder has a `lock` file of its own.
 
     The lock ends with the process, however it ends. File systems without locks are not guarded.
     """
     folder.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + patience
-    with (folder / ".lock").open("a+") as file:
+    with (folder / lock).open("a+") as file:
         while not _lock(file):
             if time.monotonic() >= end:
                 file.seek(0)

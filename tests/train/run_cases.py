@@ -8,30 +8,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sumzero.config import Lora, RunConfig
-from sumzero.runfile import as_dict
-from sumzero.runfolder import RunFolder, write_json
+from sumzero.runfolder import RunFolder, read_json, write_json
 from sumzero.train.examples import check_prepared
+from sumzero.train.identity import identity
 
 from .tiny_models import tiny_model
 
 ROWS = [{"id": i, "document": f"The cat {i} sat.", "target": f"Cat {i}."} for i in range(4)]
-# name: model, stage, dtype, adapters, whether frozen parameters are left out of the checkpoint
+# name: model, stage, dtype, adapters
 CASES = {
-    "tied": ("qwen3", 3, "float32", None, False),
-    "tied bf16": ("qwen3", 2, "bfloat16", None, False),
-    "untied": ("llama", 1, "float32", None, False),
-    "whole on each rank": ("llama", 0, "bfloat16", None, False),
-    "experts bf16": ("qwen3_moe", 3, "bfloat16", None, False),
-    "experts": ("qwen3_moe", 3, "float32", None, False),
-    "lora": ("llama", 3, "float32", {"rank": 3, "dropout": 0.1}, True),
-    "lora bf16": ("qwen3", 3, "bfloat16", {"rank": 4, "rslora": True}, False),
-    "lora stage 2": (
-        "llama",
-        2,
-        "float32",
-        {"rank": 2, "targets": ["q_proj", "1.mlp.up_proj"]},
-        True,
-    ),
+    "tied": ("qwen3", 3, "float32", None),
+    "tied bf16": ("qwen3", 2, "bfloat16", None),
+    "untied": ("llama", 1, "float32", None),
+    "experts bf16": ("qwen3_moe", 3, "bfloat16", None),
+    "experts": ("qwen3_moe", 3, "float32", None),
+    "lora": ("llama", 3, "float32", {"rank": 3, "dropout": 0.1}),
+    "lora bf16": ("qwen3", 3, "bfloat16", {"rank": 4, "rslora": True}),
+    "lora stage 2": ("llama", 2, "float32", {"rank": 2, "targets": ["q_proj", "1.mlp.up_proj"]}),
 }
 
 
@@ -47,12 +40,12 @@ class Case:
 def train(root, tokenizer, cases, environment=None):
     """Trains all on two ranks; what it leaves is in root/NAME."""
     settings = []
-    for name, (kind, stage, dtype, lora, exclude) in cases.items():
+    for name, (kind, stage, dtype, lora) in cases.items():
         model = root / "models" / kind
         if not model.is_dir():
             tiny_model(kind, vocab_size=len(tokenizer)).save_pretrained(model)
             tokenizer.save_pretrained(model)
-        values = {"stage": stage, "dtype": dtype, "lora": lora, "exclude": exclude}
+        values = {"stage": stage, "dtype": dtype, "lora": lora}
         settings.append({"out": str(root / name), "model": str(model), **values})
     done = subprocess.run(
         [
@@ -76,7 +69,7 @@ def as_run(root, prepared, name, cases):
     """The run folder that a training of these settings would have left."""
     from safetensors.torch import load_file
 
-    kind, _, dtype, lora, _ = cases[name]
+    kind, stage, dtype, lora = cases[name]
     made = prepared(ROWS, model=root / "models" / kind)
     config = replace(
         made.config,
@@ -86,7 +79,8 @@ def as_run(root, prepared, name, cases):
     step = made.folder.checkpoints / "step-000002"
     step.parent.mkdir(parents=True)
     step.symlink_to(root / name / "step-000002")
-    state = {"step": 2, "data": check_prepared(config, made.folder)}
-    state |= {"model": as_dict(config.model), "train": as_dict(config.train)}
+    # The data are prepared for a run only now: its checkpoint is told whose it is.
+    state = read_json(step / "sumzero.json", "a training")
+    state |= identity(config, check_prepared(config, made.folder), "", stage)
     write_json(step / "sumzero.json", state)
     return Case(config, made.folder, load_file(root / name / "live.safetensors"))

@@ -8,6 +8,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from sumzero.cli import main
+from sumzero.contract import open_contract
 from sumzero.train.adapters import scale
 from sumzero.train.export import export
 
@@ -114,6 +116,36 @@ def test_adapters_alone_are_loaded_by_peft_with_the_values_trained(case, name):
     assert model.peft_config["default"].base_model_name_or_path == one.config.model.path
     assert AutoTokenizer.from_pretrained(made).chat_template
     assert (made / "contract.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "dtype", "told"),
+    [
+        ("tied", None, "bfloat16", "whole"),
+        ("lora", None, None, "merge"),
+        ("lora bf16", "adapter", None, "adapter"),
+    ],
+)
+def test_a_folder_says_what_it_was_made_of(case, name, form, dtype, told):
+    one = case(name)
+    made = export(one.config, form=form, dtype=dtype)
+    assert json.loads((made / "export.json").read_text()) == {
+        "checkpoint": "step-000002",
+        "form": told,
+        "dtype": dtype or one.config.model.dtype,
+        "base": one.config.model.path,
+        "revision": None,
+    }
+    open_contract(made)  # which it is no part of
+
+
+def test_a_folder_may_be_exported_without_being_loaded(case, capsys):
+    one = case("untied")
+    one.folder.begin(one.config)
+    assert main(["export", str(one.folder.root), "--no-probe"]) == 0
+    done = capsys.readouterr()
+    assert done.out == f"{one.folder.export}\n"
+    assert f"{one.folder.export}: not loaded by transformers, nor by vLLM: --no-probe" in done.err
 
 
 def test_merged_and_loaded_adapters_give_the_same_logits_and_others_than_the_base(case):

@@ -13,8 +13,12 @@ from safetensors.torch import load_file
 from sumzero.config import Lora
 from sumzero.errors import ConfigError, RunError
 from sumzero.runfile import as_dict
-from sumzero.runfolder import RunFolder
+from sumzero.runfolder import RunFolder, is_held
+from sumzero.train import checkpoint
+from sumzero.train.convert import convert
+from sumzero.train.examples import check_prepared
 from sumzero.train.export import export
+from sumzero.train.shards import checksum
 from sumzero.train.zero_shards import ZeroShards
 
 
@@ -22,8 +26,9 @@ def test_what_cannot_be_exported_is_said(case):
     whole, adapted = case("tied"), case("lora")
     with pytest.raises(ConfigError, match=r"--adapter: the run trains the whole model"):
         export(whole.config, form="adapter")
-    with pytest.raises(RunError, match=r"no whole checkpoint step-000009 \(there: step-000002\)"):
-        export(whole.config, "step-9")
+    for name in ("step-9", "best", "../checkpoints/step-000002"):
+        with pytest.raises(RunError, match=r"no whole checkpoint .* \(there: step-000002\)"):
+            export(whole.config, name)
     with pytest.raises(RunError, match=r"no whole checkpoint \(there: none\)"):
         export(replace(whole.config, name="other"))
     lora = replace(adapted.config.train.lora, rank=2)
@@ -51,20 +56,112 @@ def damaged(case, tmp_path):
 def test_a_damaged_or_missing_shard_is_named_and_the_export_of_before_stays(damaged):
     config, step, shards = damaged("tied")
     before = load_file(export(config) / "model.safetensors")
-    content = shards[1].read_bytes()
-    shards[1].write_bytes(content[: len(content) // 2])
-    with pytest.raises(RunError, match=rf"{shards[1].name}: damaged: .*; export another"):
-        export(config)
-    shards[1].unlink()
-    with pytest.raises(RunError, match="there are 1 shards of 2 ranks"):
-        export(config)
-    for file in step.glob("*model_states.pt"):
-        file.unlink()
-    with pytest.raises(RunError, match=r"no \*_model_states\.pt"):
-        export(config)
+    name, content = shards[1].name, shards[1].read_bytes()
+    flipped = bytearray(content)
+    flipped[len(content) // 2] ^= 1  # amid the values
+    half = len(content) // 2
+    for damage, message in (
+        (bytes(flipped), rf"damaged \({name} is not what was written"),
+        (content[:half], rf"damaged \({name} has {half} bytes in place of {len(content)}\)"),
+        (None, rf"damaged \({name} is missing\)"),
+    ):
+        shards[1].unlink() if damage is None else shards[1].write_bytes(damage)
+        with pytest.raises(RunError, match=rf"{message}.*; export another checkpoint with"):
+            export(config)
     after = load_file(step.parents[1] / "export" / "model.safetensors")
     assert all(torch.equal(after[key], before[key]) for key in before)
     assert not list(step.parents[1].glob("export.*"))
+
+
+def test_the_newest_is_exported_and_the_best_where_it_is_called_for(damaged, caplog):
+    config, step, _ = damaged("tied")
+    newest = step.with_name("step-001000")
+    shutil.copytree(step, newest)
+    export(config)
+    assert "the best" not in caplog.text
+    checkpoint.point(step.parent, "best", step.name)
+    checkpoint.point(step.parent, "latest", newest.name)
+    said = "step-001000 is the newest and step-000002 the best: --checkpoint best exports that"
+    for name, exported in (
+        (None, newest),
+        ("best", step),
+        ("2", step),
+        ("step-1000", newest),
+        ("latest", newest),
+    ):
+        caplog.clear()
+        made = export(config, name)
+        assert json.loads((made / "export.json").read_text())["checkpoint"] == exported.name
+        assert (said in caplog.text) == (name is None)
+    with pytest.raises(RunError, match=r"step-000003 \(there: step-000002, .*, best, latest\)"):
+        convert(config, "3")
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "weight"),
+    [("tied", None, "embed_tokens"), ("lora", "merge", "q_proj"), ("lora", "adapter", "lora_A")],
+)
+def test_a_weight_that_is_not_finite_in_the_dtype_is_refused(damaged, name, form, weight):
+    config, step, shards = damaged(name)
+
+    def begin_with(value):
+        shard = torch.load(shards[0], weights_only=False)
+        shard["optimizer_state_dict"]["fp32_flat_groups"][0].data[0] = value
+        torch.save(shard, shards[0])
+        manifest = json.loads((step / "sumzero.json").read_text())
+        about = {"bytes": shards[0].stat().st_size, "xxh3": checksum(shards[0])}
+        manifest["checkpoint"]["files"][shards[0].name] = about
+        (step / "sumzero.json").write_text(json.dumps(manifest))
+
+    begin_with(1e9)
+    too_large = rf"{weight}.* too large for float16: take --dtype bfloat16 or float32"
+    with pytest.raises(RunError, match=too_large):
+        export(config, form=form, dtype="float16")
+    assert export(config, form=form, dtype="bfloat16").is_dir()
+    begin_with(float("nan"))
+    with pytest.raises(RunError, match=rf"{weight}.* not finite; export another checkpoint"):
+        export(config, form=form)
+
+
+def test_an_export_that_is_under_way_is_not_disturbed_by_another(case):
+    whole, adapted = case("untied"), case("lora")
+
+    def another(folder):
+        with pytest.raises(RunError, match="another `sumzero export` is at work there; wait"):
+            export(whole.config)
+        assert folder.is_dir()
+        assert not is_held(whole.folder.root)  # which training would wait for
+
+    assert (export(whole.config, check=another) / "model.safetensors").is_file()
+    made = export(adapted.config, check=lambda _: export(adapted.config, form="adapter") and None)
+    assert made.is_dir()
+
+
+def test_a_checkpoint_that_training_removes_meanwhile_is_told_as_that(damaged, monkeypatch):
+    config, step, _ = damaged("tied")
+
+    def removed(*arguments):  # as `Saver` prunes, once the files were found whole
+        step.rename(step.with_name("step-000002.partial"))
+        return check_prepared(*arguments)
+
+    monkeypatch.setattr("sumzero.train.export.check_prepared", removed)
+    with pytest.raises(RunError, match="step-000002: removed while it was read; export a newer"):
+        export(config)
+
+
+def test_shards_that_do_not_fit_together_are_refused(damaged):
+    _, step, shards = damaged("tied")
+    ZeroShards(step)
+    content = shards[1].read_bytes()
+    shards[1].write_bytes(content[: len(content) // 2])
+    with pytest.raises(RunError, match=rf"{shards[1].name}: damaged: .*; export another"):
+        ZeroShards(step)
+    shards[1].unlink()
+    with pytest.raises(RunError, match="there are 1 shards of 2 ranks"):
+        ZeroShards(step)
+    shards[0].unlink()
+    with pytest.raises(RunError, match=r"no \*_optim_states\.pt"):
+        ZeroShards(step)
 
 
 def test_a_checkpoint_without_an_adapter_or_with_one_of_another_shape_is_refused(damaged):

@@ -1,8 +1,8 @@
 """Run on several ranks: a few steps of training, a checkpoint, and the weights that are live then.
 
-    trained_on_ranks.py CASES    CASES: JSON, a list of {out, model, stage, dtype, lora, exclude}
+    trained_on_ranks.py CASES    CASES: JSON, a list of {out, model, stage, dtype, lora}
 
-It leaves OUT/step-000002, as DeepSpeed writes it, and OUT/live.safetensors: every trainable
+It leaves OUT/step-000002, as a run saves it, and OUT/live.safetensors: every trainable
 parameter whole, in float32, by its name in the model.
 """
 
@@ -22,6 +22,7 @@ from sumzero.train.batches import Branch, Family, make_batch
 from sumzero.train.engine import Engine, deepspeed_settings, start, zero3_loading
 from sumzero.train.four_bit import quantization
 from sumzero.train.model import load_model
+from sumzero.train.saver import Saver
 from sumzero.train.supervised import PREFIX, SupervisedLM
 
 LONG = Family([11, 12, 13, 14], (Branch([15], [16, 17, 18]), Branch([19, 20], [19])))
@@ -50,9 +51,7 @@ def train(case, who):
         families = [LONG, SHORT] if who.rank == 0 else [SHORT]
         engine.backward(engine.model(make_batch(families, 0)), 9)
         engine.step(0.05)
-    engine._engine.save_checkpoint(
-        str(out), tag="step-000002", save_latest=False, exclude_frozen_parameters=case["exclude"]
-    )
+    Saver(engine, out, who, settings).save(2, {})
     live = {
         name.removeprefix(PREFIX): whole(parameter)
         for name, parameter in engine.module.named_parameters()
