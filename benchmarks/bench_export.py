@@ -2,9 +2,10 @@
 
 A Qwen3 of random weights is split over two ranks by ZeRO-3, saved, and exported in bfloat16, in
 shards small beside the model: trained whole, and with adapters that are merged into it. Memory is
-what the exporting process takes beyond what it had before, files mapped into memory apart. The bound is twice the largest weight in float32, and a shard. The
-disk's time is that of the same bytes written from memory, one after the other, and synchronised;
-exporting reads the checkpoint twice or the base once, and the files again to compare.
+what the exporting process takes beyond what it had before, files mapped into memory apart. The
+bound is twice the largest weight in float32, and a shard. The disk's time is that of the same bytes
+written from memory, one after the other, and synchronised; exporting reads the checkpoint twice or
+the base once, and the files again to compare.
 """
 
 import argparse

@@ -6,7 +6,6 @@ import shutil
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from sumzero.train.groups import parameter_groups
 from sumzero.train.layout import shard_layout, zero_stage
 from sumzero.train.shards import ShardFiles
 from sumzero.train.swapped import mapped
+from sumzero.train.watch import leave_timeouts
 from sumzero.train.zero_settings import deepspeed_settings as deepspeed_settings
 from sumzero.train.zero_settings import swap_folder
 
@@ -57,19 +57,8 @@ def start(who: Ranks) -> torch.device:
         device = torch.device("cuda", who.local_rank)
         torch.cuda.set_device(device)
     deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", verbose=False)
-    _leave_timeouts_to_the_watch()
+    leave_timeouts()
     return device
-
-
-def _leave_timeouts_to_the_watch() -> None:
-    """Lets collectives wait for a day: `StallWatch` knows what is late, and names the rank.
-
-    NCCL's own limit is 10 minutes, for DeepSpeed's groups too, and it ends the process without a
-    word on which rank it waited for.
-    """
-    distributed = torch.distributed.distributed_c10d
-    for group in list(distributed._world.pg_map):
-        distributed._set_pg_timeout(timedelta(days=1), group)
 
 
 @contextmanager
@@ -147,7 +136,7 @@ class Engine:
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=settings
         )
-        _leave_timeouts_to_the_watch()
+        leave_timeouts()
         if zero_stage(settings) < 3:
             self._create_state()
         self.module: torch.nn.Module = self._engine.module

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
@@ -182,3 +183,13 @@ def _ranks(numbers: list[int]) -> str:
         return f"rank {numbers[0]} does"
     named = ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
     return f"ranks {named} do"
+
+
+def leave_timeouts() -> None:
+    """Lets the collectives of all groups wait for a day: a StallWatch knows sooner what is late.
+
+    NCCL's own limit is 10 minutes, for DeepSpeed's groups too, and it ends the process without a
+    word on which rank it waited for.
+    """
+    for group in list(dist.distributed_c10d._world.pg_map):
+        dist.distributed_c10d._set_pg_timeout(timedelta(days=1), group)
