@@ -126,9 +126,7 @@ def _parser() -> argparse.ArgumentParser:
         help="of the weights (default: model.dtype)",
     )
     less = export.add_mutually_exclusive_group()
-    less.add_argument(
-        "--no-vllm", action="store_true", help="check with transformers only, without vLLM's start"
-    )
+    less.add_argument("--no-vllm", action="store_true", help="load it with transformers only")
     less.add_argument(
         "--no-probe", action="store_true", help="load it with neither: the model does not fit here"
     )
