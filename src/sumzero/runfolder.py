@@ -63,9 +63,7 @@ class RunFolder:
 def alone(folder: Path, what: str, patience: float = 0.0, *, lock: str = ".lock") -> Iterator[None]:
     """Holds a folder for one process. Raises RunError where another one has it for `patience`.
 
-    Work that does not disturb another in the same folder has a `lock` file of its own.
-
-    The lock ends with the process, however it ends. File systems without locks are not guarded.
+    Work that does not disturb another in the same folder has a `lock` file of its own. The lock ends with the process, however it ends. File systems without locks are not guarded.
     """
     folder.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + patience
@@ -79,7 +77,10 @@ def alone(folder: Path, what: str, patience: float = 0.0, *, lock: str = ".lock"
         file.truncate(0)
         file.write(what)
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            file.truncate(0)
 
 
 def is_held(folder: Path, what: str) -> bool:

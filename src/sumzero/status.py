@@ -82,7 +82,7 @@ def table(found: dict[str, Any]) -> str:
             f"validation  {found['validation_loss']:.4f}; best "
             f"{found['best_validation_loss']:.4f} at step {found['best_step']:,}"
         )
-    if found["tokens_per_second"] is not None:
+    if found["seconds_per_step"] is not None:
         mfu = "" if found["mfu"] is None else f", MFU {100 * found['mfu']:.1f}%"
         lines.append(
             f"speed       {found['tokens_per_second']:,.0f} tokens/s, "

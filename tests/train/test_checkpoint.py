@@ -193,7 +193,11 @@ def test_a_checkpoint_is_converted_beforehand(trainings, stopped, capsys):
     run = stopped("converted")
     run_file = str(trainings.file)
     for name, code, said in (
-        ("step-000003", 2, "no whole checkpoint step-000003 (there: step-000002, step-000004)"),
+        (
+            "step-000003",
+            2,
+            "no whole checkpoint step-000003 (there: step-000002, step-000004, latest)",
+        ),
         ("step-000004", 0, "universal/step-000004"),
     ):
         arguments = ("--checkpoint", name, "--workers", "2", "name=converted")

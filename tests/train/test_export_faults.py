@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from sumzero.config import Lora
 from sumzero.errors import ConfigError, RunError
 from sumzero.runfile import as_dict
-from sumzero.runfolder import RunFolder, is_held
+from sumzero.runfolder import RunFolder, alone
 from sumzero.train import checkpoint
 from sumzero.train.convert import convert
 from sumzero.train.examples import check_prepared
@@ -130,7 +130,8 @@ def test_an_export_that_is_under_way_is_not_disturbed_by_another(case):
         with pytest.raises(RunError, match="another `sumzero export` is at work there; wait"):
             export(whole.config)
         assert folder.is_dir()
-        assert not is_held(whole.folder.root)  # which training would wait for
+        with alone(whole.folder.root, "training"):  # which does not wait for it
+            pass
 
     assert (export(whole.config, check=another) / "model.safetensors").is_file()
     made = export(adapted.config, check=lambda _: export(adapted.config, form="adapter") and None)
