@@ -63,7 +63,8 @@ class RunFolder:
 def alone(folder: Path, what: str, patience: float = 0.0, *, lock: str = ".lock") -> Iterator[None]:
     """Holds a folder for one process. Raises RunError where another one has it for `patience`.
 
-    Work that does not disturb another in the same folder has a `lock` file of its own. The lock ends with the process, however it ends. File systems without locks are not guarded.
+    Work that does not disturb another in the same folder has a `lock` file of its own. The lock
+    ends with the process, however it ends. File systems without locks are not guarded.
     """
     folder.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + patience
