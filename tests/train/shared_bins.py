@@ -51,7 +51,7 @@ def compare(name, folder, zero_file, groups, group):
         loss = engine.model(make_batch(families, 0))
         engine.backward(loss, COUNT)
         found_loss += loss.detach() / COUNT
-    errors = {"proof": proof, "loss": abs(float(engine.total(found_loss)) / wanted_loss - 1)}
+    errors = {"proof": proof, "loss": abs(float(engine.gather(found_loss).sum()) / wanted_loss - 1)}
     wanted = dict(alone.named_parameters())
     for parameter, x in engine.module.named_parameters():
         if x.requires_grad:

@@ -108,7 +108,9 @@ def check_steps(found, case):
     if case[1] == "float32":
         # Float32 sums in another order; a gradient's size is divided out by Adam, so that its
         # rounding shows where it is near 0. That Adam has counted two steps, not three, shows.
-        assert (finite, last) == pytest.approx(report["wanted_norms"], rel=1e-5)
+        first_wanted, last_wanted = report["wanted_norms"]
+        assert finite == pytest.approx(first_wanted, rel=1e-5)
+        assert last == pytest.approx(last_wanted, rel=1e-4)  # after an update, as the weights are
         assert max(report["distances"]) < 1e-4
 
 
