@@ -16,6 +16,9 @@ from typing import Any
 
 from sumzero.config import Generate
 from sumzero.errors import RunError
+from sumzero.runfolder import read_json
+
+_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM has room for
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Completion:
 
     id: str
     text: str
+    token_ids: tuple[int, ...]
     output_tokens: int
     finish_reason: str
     seconds: float
@@ -53,8 +57,18 @@ def engine_version() -> str:
 class Engine:
     """A vLLM engine in this process, for one model."""
 
-    def __init__(self, model: Path | str, settings: Generate, max_length: int, seed: int) -> None:
-        """Starts the engine. `max_length` bounds prompt and output together, in tokens."""
+    def __init__(
+        self,
+        model: Path | str,
+        settings: Generate,
+        max_length: int,
+        seed: int,
+        adapter: Path | None = None,
+    ) -> None:
+        """Starts the engine. `max_length` bounds prompt and output together, in tokens.
+
+        With `adapter`, a folder in peft's format, every request runs with it.
+        """
         self.version = engine_version()
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -74,6 +88,13 @@ class Engine:
             os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
         from vllm import EngineArgs, LLMEngine, SamplingParams
 
+        self._adapter = None
+        if adapter is not None:
+            from vllm.lora.request import LoRARequest
+
+            self._adapter = LoRARequest("adapter", 1, str(adapter))
+            rank = read_json(adapter / "adapter_config.json", "sumzero export --adapter")["r"]
+            device |= {"enable_lora": True, "max_lora_rank": _lora_rank(rank)}
         self._settings = settings
         self._sampling = SamplingParams
         self._engine = LLMEngine.from_engine_args(
@@ -94,9 +115,17 @@ class Engine:
         )
 
     def generate(
-        self, requests: Iterable[Request], stop_ids: list[int], seed: int
+        self,
+        requests: Iterable[Request],
+        stop_ids: list[int],
+        seed: int,
+        *,
+        ignore_eos: bool = False,
     ) -> Iterator[Completion]:
-        """Yields completions as they finish, in any order; `requests` is read as room allows."""
+        """Yields completions as they finish, in any order; `requests` is read as room allows.
+
+        With `ignore_eos` the model's own end of text ends none.
+        """
         sampling = self._sampling(
             max_tokens=self._settings.max_new_tokens,
             temperature=self._settings.temperature,
@@ -105,6 +134,7 @@ class Engine:
             seed=seed,
             stop_token_ids=stop_ids,
             skip_special_tokens=True,
+            ignore_eos=ignore_eos,
         )
         waiting = iter(requests)
         begun: dict[str, float] = {}
@@ -117,7 +147,10 @@ class Engine:
                     break
                 begun[request.id] = time.perf_counter()
                 self._engine.add_request(
-                    request.id, {"prompt_token_ids": request.prompt_ids}, sampling.clone()
+                    request.id,
+                    {"prompt_token_ids": request.prompt_ids},
+                    sampling.clone(),
+                    lora_request=self._adapter,
                 )
             for output in self._engine.step() if begun else ():
                 if output.finished:
@@ -125,7 +158,16 @@ class Engine:
                     yield Completion(
                         output.request_id,
                         best.text,
+                        tuple(best.token_ids),
                         len(best.token_ids),
                         str(best.finish_reason),
                         time.perf_counter() - begun.pop(output.request_id),
                     )
+
+
+def _lora_rank(rank: int) -> int:
+    """The least that vLLM takes which holds `rank`."""
+    room = next((size for size in _LORA_RANKS if size >= rank), None)
+    if room is None:
+        raise RunError(f"adapters of rank {rank}: vLLM takes ranks up to {_LORA_RANKS[-1]}")
+    return room

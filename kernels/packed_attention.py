@@ -22,7 +22,13 @@ import torch
 from transformers import AttentionInterface
 
 from sumzero.errors import ConfigError
-from sumzero.kernels import attention_flash, attention_flex, attention_sdpa, attention_varlen
+from sumzero.kernels import (
+    attention_flash,
+    attention_flex,
+    attention_sdpa,
+    attention_varlen,
+    ulysses,
+)
 from sumzero.kernels.segments import BACKENDS, Backends, Segments
 
 NAME = "sumzero_packed"  # the `attn_implementation` a model is loaded with
@@ -96,9 +102,12 @@ def packed_attention(
 
     `window` limits it to the last `window` positions, the token itself included; a segment's
     positions continue from those of its prefix. With `softcap`, a score s counts as softcap *
-    tanh(s / softcap) (Gemma 2, arXiv 2408.00118). Raises ValueError where the segments do not cover
-    the T tokens and U queries.
+    tanh(s / softcap) (Gemma 2, arXiv 2408.00118). Where ranks share the row, q, k, v and the result
+    are those of this rank's part, and all tokens are queries. Raises ValueError where the segments
+    do not cover the T tokens and U queries.
     """
+    if segments.ranks is not None:
+        q_UHD, k_TKD, v_TKD = ulysses.whole_row(q_UHD, k_TKD, v_TKD, segments.ranks)
     if (segments.num_queries, segments.num_tokens) != (q_UHD.shape[0], k_TKD.shape[0]):
         raise ValueError(
             f"segments have {segments.num_queries} queries of {segments.num_tokens} tokens, "
@@ -110,7 +119,7 @@ def packed_attention(
         return q_UHD + k_TKD[:0].sum() + v_TKD[:0].sum()
     attend = _BACKENDS[segments.backend].attend
     out_UHD: torch.Tensor = attend(q_UHD, k_TKD, v_TKD, segments, scale, window, softcap)
-    return out_UHD
+    return out_UHD if segments.ranks is None else ulysses.own_part(out_UHD, segments.ranks)
 
 
 def _attention_of_layer(

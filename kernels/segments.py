@@ -23,6 +23,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
 
 BACKENDS = ("flash", "varlen", "flex", "sdpa")
@@ -67,7 +68,8 @@ class Segments:
     """Where the segments of a packed row lie: `lengths` (N) in tokens, back to back from 0.
 
     `prefix_of` (N) is the index of the segment that each one sees besides itself, or -1; `queries`
-    (N) how many of its last tokens are queries; `backend` one of BACKENDS.
+    (N) how many of its last tokens are queries; `backend` one of BACKENDS. `ranks` are those that
+    share the row, of which each holds one of equal parts, in their order; None: this rank has all.
     """
 
     lengths: tuple[int, ...]
@@ -75,6 +77,7 @@ class Segments:
     queries: tuple[int, ...]
     backend: str
     device: torch.device
+    ranks: dist.ProcessGroup | None = None
     _built: dict[int | None, object] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod

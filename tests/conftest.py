@@ -1,6 +1,8 @@
 """Fixtures of the whole suite: a tiny tokenizer, a tiny model's folder, and the shared records."""
 
 import os
+import shutil
+import subprocess
 
 # Before transformers is imported: no test reaches for the network, and none starts thread pools.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -85,3 +87,20 @@ def logger_as_it_was():
     yield
     logger.handlers, logger.propagate = before[0], before[1]
     logger.setLevel(before[2])
+
+
+@pytest.fixture
+def namespace(tmp_path):
+    """The command that gives a process mounts of its own; skips where that is not permitted."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if shutil.which("unshare") is None:
+        pytest.skip("there is no `unshare` here")
+    refusals = []
+    for command in (["unshare", "-m"], ["unshare", "-Urm"]):
+        mount = ["mount", "-t", "tmpfs", "-o", "size=4k", "none", str(disk)]
+        tried = subprocess.run([*command, *mount], capture_output=True, text=True, check=False)
+        if tried.returncode == 0:
+            return [*command], disk
+        refusals.append(tried.stderr.strip())
+    pytest.skip(f"no mount namespace is permitted here: {'; '.join(refusals)}")

@@ -1,7 +1,9 @@
 import json
+from pathlib import Path
 
 import pytest
 
+from sumzero import ds_configs
 from sumzero.cli import main
 
 ROWS = [{"id": str(index), "document": f"Text {index}.", "target": "Text."} for index in range(3)]
@@ -36,7 +38,8 @@ def _fault(capsys, *arguments):
 
 
 def test_every_command_has_help_with_an_example(capsys):
-    for command in ("demo", "doctor", "run", "prepare", "export", "generate", "score", "report"):
+    stages = ("prepare", "plan", "export", "convert", "generate", "score", "report", "status")
+    for command in ("demo", "doctor", "run", *stages):
         with pytest.raises(SystemExit) as done:
             main([command, "--help"])
         assert done.value.code == 0
@@ -143,3 +146,46 @@ def test_a_number_of_processes_is_positive(run_file, capsys, number):
         main(["prepare", str(run_file), "--processes", number])
     assert ended.value.code == 2
     assert f"--processes: must be at least 1, got {number}" in capsys.readouterr().err
+
+
+def test_plan_shows_every_preset_without_a_gpu(run_file, capsys):
+    assert main(["prepare", str(run_file)]) == 0
+    capsys.readouterr()
+    arguments = ["plan", str(run_file), "--gpus", "2", "--gpu-memory", "24", "--device", "A100"]
+    assert main(arguments) == 0
+    output = capsys.readouterr().out
+    assert "2 x NVIDIA A100-SXM4-80GB, 2 a node, 24 GiB each" in output
+    for preset in Path(ds_configs.__file__).parent.glob("*.json"):
+        assert f"\n{preset.stem}" in output
+    assert "recommended" in output
+    assert "assumed:" in output
+    assert main([*arguments, "--json", "train.gradient_checkpointing=true"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["recipe"]["settings"]["train.gradient_checkpointing"] is True
+    assert found["recommended"]["fits"] is True
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--gpus", "2", "--device", "H1000"], "--device: 'H1000' is unknown; known: NVIDIA A100"),
+        (["--gpus", "2"], "is missing; run `sumzero prepare RUN.toml` first"),
+        (["--gpus", "2", "model.path=./absent"], "./absent: no model can be loaded"),
+        (["--gpus", "64"], "--gpus: 64 GPUs take 64 bins at once"),
+    ],
+)
+def test_a_fault_of_a_plan_is_one_line(run_file, capsys, options, said):
+    if "64" in options:
+        assert main(["prepare", str(run_file)]) == 0
+        capsys.readouterr()
+    assert said in _fault(capsys, "plan", run_file, *options)
+
+
+@pytest.mark.parametrize(
+    "number", [("--gpus", "0"), ("--gpu-memory", "nan"), ("--gpu-memory", "0")]
+)
+def test_what_is_planned_for_is_positive(run_file, capsys, number):
+    with pytest.raises(SystemExit) as ended:
+        main(["plan", str(run_file), "--gpus", "1", *number])
+    assert ended.value.code == 2
+    assert "must be " in capsys.readouterr().err

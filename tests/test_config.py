@@ -104,6 +104,7 @@ def test_numbers_may_be_written_as_whole_ones_where_fractions_are_meant(run_file
             "model.scratch.hidden_size",
         ),
         ('[data.test]\npath = "a"\ntarget = "b"', "data.test.target", "data.test.targets"),
+        ("[train.lora]\nrnk = 8", "train.lora.rnk", "train.lora.rank"),
     ],
 )
 def test_a_typo_names_the_key_the_file_and_what_was_meant(run_file, text, key, meant):

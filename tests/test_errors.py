@@ -1,6 +1,5 @@
 import errno
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -161,23 +160,6 @@ for size in (4, whole // 8, whole // 3, whole // 2, whole - 4):
     subprocess.run(["umount", disk], check=True)
 print(json.dumps(results))
 """
-
-
-@pytest.fixture
-def namespace(tmp_path):
-    """The command that gives a process mounts of its own; skips where that is not permitted."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if shutil.which("unshare") is None:
-        pytest.skip("there is no `unshare` here")
-    refusals = []
-    for command in (["unshare", "-m"], ["unshare", "-Urm"]):
-        mount = ["mount", "-t", "tmpfs", "-o", "size=4k", "none", str(disk)]
-        tried = subprocess.run([*command, *mount], capture_output=True, text=True, check=False)
-        if tried.returncode == 0:
-            return [*command], disk
-        refusals.append(tried.stderr.strip())
-    pytest.skip(f"no mount namespace is permitted here: {'; '.join(refusals)}")
 
 
 def test_a_full_disk_is_one_line_and_nothing_half_written_is_taken_for_whole(namespace, tmp_path):

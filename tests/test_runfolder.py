@@ -1,4 +1,5 @@
 import json
+import threading
 import tomllib
 from pathlib import Path
 
@@ -7,7 +8,15 @@ import pytest
 from sumzero.config import Model, RunConfig
 from sumzero.errors import RunError
 from sumzero.runfile import check
-from sumzero.runfolder import RunFolder, alone, atomic_file, atomic_folder, read_json, write_json
+from sumzero.runfolder import (
+    RunFolder,
+    alone,
+    atomic_file,
+    atomic_folder,
+    is_held,
+    read_json,
+    write_json,
+)
 
 
 class Stop(Exception):
@@ -189,3 +198,28 @@ def test_one_process_at_a_time_is_at_work_in_a_folder(tmp_path):
         pass
     with alone(tmp_path / "run", "sumzero prepare"):
         pass
+
+
+def test_a_folder_that_is_held_is_waited_for_as_long_as_asked(tmp_path):
+    held, release = threading.Event(), threading.Event()
+
+    def hold():
+        with alone(tmp_path, "training"):
+            held.set()
+            release.wait(30)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait(30)
+    assert is_held(tmp_path, "training")
+    with (
+        pytest.raises(RunError, match="another `training` is at work"),
+        alone(tmp_path, "training"),
+    ):
+        pass
+    threading.Timer(0.2, release.set).start()
+    with alone(tmp_path, "training", patience=30):
+        assert is_held(tmp_path, "training")
+    holder.join()
+    assert not is_held(tmp_path, "training")
+    assert not is_held(tmp_path / "absent", "training")

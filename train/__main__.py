@@ -5,13 +5,13 @@ import sys
 import warnings
 
 from sumzero import log
-from sumzero.errors import guarded
+from sumzero.errors import EXIT_PREEMPTED, guarded
 from sumzero.ranks import ranks
 from sumzero.runfile import load
 
 
 def main() -> int:
-    """Reads the run file and trains. Returns the exit code: 2 for a fault the user can mend."""
+    """Reads the run file and trains. Returns the exit code; `sumzero.errors` lists them."""
     parser = argparse.ArgumentParser(
         prog="deepspeed --module sumzero.train",
         description="Fine-tune on prepared data, on all ranks of the launch.",
@@ -29,8 +29,7 @@ def main() -> int:
 
     from sumzero.train.loop import train  # after the arguments: torch takes seconds to import
 
-    train(config, who)
-    return 0
+    return 0 if train(config, who) else EXIT_PREEMPTED
 
 
 if __name__ == "__main__":

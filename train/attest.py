@@ -12,6 +12,10 @@ that is not 0, so not by a multiple of 2^64. Two that change places change it by
 (x^2 + xy + y^2) times the difference of their bits: the middle factor is odd, and of twos the first
 holds 32 at most (fewer than 2^32 elements), the last 31 (32 bits and fewer). Weights of first
 degree would do for these two, but not tell exchanged rows whose bits have equal sums.
+
+Of a parameter in 4 bits the checksum is that of all it is read with, and what the file holds is
+quantised in the same way, on the same device, before it is summed: bitsandbytes gives the same bits
+for the same values.
 """
 
 import torch
@@ -20,6 +24,7 @@ from transformers import PreTrainedModel
 
 from sumzero.errors import DataError
 from sumzero.train.engine import own_share
+from sumzero.train.four_bit import is_quantised, parts, quantised_as
 from sumzero.train.weights import sources, weight_files
 
 _SLICE = 1 << 16  # elements: their weights, of 8 bytes, fit a cache
@@ -47,6 +52,9 @@ def attest(
     place = {name: i for i, name in enumerate(held)}
     found, wanted, copies, origin = torch.zeros(4, len(held), dtype=torch.int64)
     for name, tensor in held.items():
+        if is_quantised(tensor):
+            found[place[name]], copies[place[name]] = _checksum_of_parts(tensor), world
+            continue
         part, first, num_sharing = own_share(tensor)
         found[place[name]] = checksum(part, first)
         copies[place[name]] = world // num_sharing
@@ -57,7 +65,7 @@ def attest(
         loads[owner] += source.size
         if owner == rank:
             for name, values in source.values(model).items():
-                wanted[place[name]] = _checksum_as(held[name].dtype, values)
+                wanted[place[name]] = _wanted(held[name], values)
                 origin[place[name]] = 1 + files.index(source.file)
     if world > 1:
         sums = torch.stack([found, wanted, origin]).to(device)
@@ -90,6 +98,20 @@ def checksum(flat: Tensor, first: int = 0) -> Tensor:
         )
         bits = part.view(_BITS[part.element_size()])
         total += (place * place).mul_(place).mul_(bits).sum()
+    return total
+
+
+def _wanted(held: Tensor, values: Tensor) -> Tensor:
+    if is_quantised(held):
+        return _checksum_of_parts(quantised_as(held, values))
+    return _checksum_as(held.dtype, values)
+
+
+def _checksum_of_parts(quantised: Tensor) -> Tensor:
+    total, first = torch.zeros((), dtype=torch.int64), 0
+    for part in parts(quantised):
+        total += checksum(part, first).cpu()
+        first += part.numel()
     return total
 
 

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from sumzero.train.epoch import Epochs, Layout
+from sumzero.train.flops import StepFlops
 from sumzero.train.store import TokenStore
 
 Ids: TypeAlias = NDArray[np.int32] | Sequence[int]
@@ -48,7 +49,7 @@ class Family:
 
 @dataclass(frozen=True)
 class Batch:
-    """One packed bin.
+    """One packed bin, or a rank's part of it (`sequence_parallel.part`).
 
     `input_ids` and `position_ids` are (1, T), int64; `lengths` (N) the tokens of each segment and
     `prefix_of` (N) the segment that each one continues, or -1. `positions` (S) are the supervised
@@ -68,15 +69,19 @@ class Batch:
 
 @dataclass(frozen=True)
 class StepBatches:
-    """One rank's micro-batches of a step.
+    """The micro-batches of a step of one rank, or of each of the ranks that share its bins.
 
-    `weight`, which the summed loss is divided by, and the tokens are of all ranks together.
+    `bins` are the plan's numbers of the batches' bins, EMPTY for none: they tell dropout apart.
+    `weight`, which the summed loss is divided by, the tokens and the model's `flops`, 0 where they
+    are not counted, are of all ranks together.
     """
 
     batches: list[Batch]
+    bins: list[int]
     weight: int
     supervised_tokens: int
     tokens: int
+    flops: int = 0
 
 
 def make_batch(families: Sequence[Family], pad_id: int, loss_weight: LossWeight = "token") -> Batch:
@@ -171,10 +176,12 @@ def batches(
     stop: int,
     pad_id: int,
     loss_weight: LossWeight = "token",
+    flops: StepFlops | None = None,
 ) -> Iterator[tuple[int, StepBatches]]:
     """Yields (global step, one rank's batches) for the steps from `start` up to `stop`.
 
-    A thread builds them a few steps ahead, and plans the next epoch in time.
+    Where k ranks share each bin, `rank` and `world` count groups of k. A thread builds the batches
+    a few steps ahead, and plans the next epoch in time.
     """
 
     def build(step: int) -> tuple[int, StepBatches]:
@@ -185,7 +192,9 @@ def batches(
         made = [make_batch(families, pad_id, loss_weight) for families in members]
         all_bins = plan.step(index)
         counts = (plan.weight, plan.supervised, plan.tokens)
-        return step, StepBatches(made, *(int(count[all_bins].sum()) for count in counts))
+        weight, supervised, tokens = (int(count[all_bins].sum()) for count in counts)
+        operations = flops.step(epoch, index)[0] if flops is not None else 0
+        return step, StepBatches(made, bins, weight, supervised, tokens, operations)
 
     with ThreadPoolExecutor(1, "batches") as pool:
         steps = iter(range(start, stop))

@@ -1,65 +1,106 @@
-"""Checkpoints that are whole or absent: written beside, renamed, and only then pointed to.
+"""Checkpoints that are whole or absent: written beside, verified, renamed, only then pointed to.
 
-    checkpoints/step-000400/  one shard a rank and `sumzero.json` (step, plan, settings)
-    checkpoints/latest        a link to the newest whole one
+    checkpoints/step-000400/  one shard a rank and `sumzero.json` (state, files, checksums)
+    checkpoints/latest, best  links to the newest and the best whole one
 
-A kill at any moment leaves the previous checkpoint as it was. Loading always names the folder:
+A kill at any moment leaves the checkpoints before it as they were. Loading always names the folder:
 DeepSpeed, given none, warns and starts from zero.
 """
 
-import os
 import re
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from sumzero.errors import RunError
-from sumzero.runfolder import read_json, write_json
-from sumzero.train.engine import Engine
+from sumzero.errors import RunError, SumZeroError
+from sumzero.log import logger
+from sumzero.ranks import Ranks
+from sumzero.train import universal
+from sumzero.train.identity import check_resumable as check_resumable
+from sumzero.train.layout import shard_layout
+from sumzero.train.manifest import STATE, content_fault, is_best, sizes_fault
+from sumzero.train.manifest import read_state as read_state
+from sumzero.train.shards import flush_folder
 
-_STATE = "sumzero.json"
-_KEPT = 2
+_T = TypeVar("_T")
+PARTIAL, OLD, DAMAGED = ".partial", ".old", ".damaged"  # what is no checkpoint, or no more
 
 
-def save(engine: Engine, folder: Path, step: int, state: dict[str, Any], *, main: bool) -> Path:
-    """Saves as step-N and points `latest` to it; all ranks call it together.
+@dataclass(frozen=True)
+class Resume:
+    """The checkpoint to go on from; `universal` where it is loaded in its converted form."""
 
-    `state` is written by rank 0 as JSON. Older checkpoints than the last two are removed.
+    name: str
+    state: dict[str, Any]
+    universal: bool
+
+
+def find(
+    folder: Path, expected: dict[str, Any], who: Ranks, settings: dict[str, Any]
+) -> Resume | None:
+    """The newest whole checkpoint, verified and, where the ranks are others, converted.
+
+    All ranks call it together, within a process group; each reads a share of the files, which all
+    must be able to see. `expected` is the run's `identity`, `settings` DeepSpeed's. A damaged
+    checkpoint is named in a warning, set aside and an older one taken. None where there is none.
+    Raises RunError where all are damaged, or the newest whole one is of another run.
     """
-    name = f"step-{step:06d}"
-    partial = folder / f"{name}.partial"
-    if main:
-        shutil.rmtree(partial, ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)
-    dist.barrier()
-    try:
-        engine.save(folder, partial.name, {})
-    except Exception:
-        shutil.rmtree(partial, ignore_errors=True)  # gives a full disk its room back
-        raise
-    if main:
-        write_json(partial / _STATE, {"step": step, **state})
-        shutil.rmtree(folder / name, ignore_errors=True)
-        partial.rename(folder / name)
-        _point(folder / "latest", name)
-        for old in whole(folder)[:-_KEPT]:
-            shutil.rmtree(folder / old)
-    dist.barrier()
-    return folder / name
+    names = on_main(who, partial(_tidied, folder))
+    damaged: dict[str, str] = {}
+    for name in reversed(names):
+        state, fault = on_main(who, partial(_examined, folder, name, expected))
+        if fault is None:
+            faults: list[str | None] = [None] * who.world
+            own = content_fault(folder / name, state, who.rank, who.world)
+            dist.all_gather_object(faults, own)
+            fault = next((fault for fault in faults if fault is not None), None)
+        if fault is not None:
+            damaged[name] = fault
+            continue
+        layout = shard_layout(settings, who.world)
+        converted = universal.needs_conversion(state, layout, folder / name)
+        if converted:
+            on_main(who, partial(universal.make, folder, name, state))
+        for other, fault in damaged.items():
+            aside = folder / f"{other}{DAMAGED}"
+            on_main(who, partial(_set_aside, folder, other))
+            if who.is_main:
+                logger.warning("%s: damaged (%s); kept as %s", folder / other, fault, aside.name)
+        on_main(who, partial(_point_again, folder, name))
+        return Resume(name, state, converted)
+    if damaged:
+        faults_ = "; ".join(f"{name}: {fault}" for name, fault in damaged.items())
+        raise RunError(
+            f"{folder}: no checkpoint is whole ({faults_}); bring one back, or remove the folder "
+            "to train from the start"
+        )
+    return None
+
+
+def verified(folder: Path, name: str) -> dict[str, Any]:
+    """The state of a checkpoint whose files are all as written. Raises RunError otherwise."""
+    state = read_state(folder, name)
+    fault = sizes_fault(folder / name, state) or content_fault(folder / name, state, 0, 1)
+    if fault:
+        raise RunError(f"{folder / name}: damaged ({fault})")
+    return state
 
 
 def whole(folder: Path) -> list[str]:
-    """Names of the whole checkpoints, oldest first."""
+    """Names of the whole checkpoints, oldest first; their files are not read."""
     if not folder.is_dir():
         return []
     names = (
         entry.name
         for entry in folder.iterdir()
-        if re.fullmatch(r"step-\d{6,}", entry.name) and (entry / _STATE).is_file()
+        if re.fullmatch(r"step-\d{6,}", entry.name) and (entry / STATE).is_file()
     )
-    return sorted(names, key=lambda name: int(name.removeprefix("step-")))
+    return sorted(names, key=step_of)
 
 
 def newest(folder: Path) -> str | None:
@@ -68,25 +109,102 @@ def newest(folder: Path) -> str | None:
     return names[-1] if names else None
 
 
-def read_state(folder: Path, name: str) -> dict[str, Any]:
-    """What rank 0 wrote beside the shards of a checkpoint. Raises RunError where it is damaged."""
-    state: dict[str, Any] = read_json(folder / name / _STATE, "deepspeed --module sumzero.train")
-    return state
+def resolve(folder: Path, name: str | None = None) -> str:
+    """The whole checkpoint that is meant: "step-000400", "400", "best", "latest"; or the newest.
 
-
-def check_resumable(state: dict[str, Any], expected: dict[str, Any], where: Path) -> None:
-    """Raises RunError where the checkpoint is of other data, settings or number of ranks."""
-    changed = [key for key, value in expected.items() if state.get(key) != value]
-    if changed:
-        details = ", ".join(f"{key} ({state.get(key)} -> {expected[key]})" for key in changed)
+    Raises RunError, with what is there, where it is not.
+    """
+    there = whole(folder)
+    links = [link for link in ("best", "latest") if (folder / link).is_symlink()]
+    meant = there[-1] if name is None and there else name
+    if name in links:
+        meant = (folder / name).readlink().name
+    elif name and (number := re.fullmatch(r"(?:step-)?(\d+)", name)):
+        meant = f"step-{int(number[1]):06d}"
+    if meant is None or meant not in there:
         raise RunError(
-            f"{where}: cannot be used: {details} changed since; give the run another name, or "
-            "remove its checkpoints folder to train from the start"
+            f"{folder}: no whole checkpoint{f' {meant}' if meant else ''} "
+            f"(there: {', '.join(there + links) or 'none'}); train first: deepspeed --module "
+            "sumzero.train RUN.toml"
         )
+    return meant
 
 
-def _point(link: Path, name: str) -> None:
-    new = link.with_name(link.name + ".new")
+def step_of(name: str) -> int:
+    """The step of a checkpoint by its name."""
+    return int(name.removeprefix("step-"))
+
+
+def point(folder: Path, link: str, name: str) -> None:
+    """Makes `link` ("latest" or "best") point to a checkpoint, atomically."""
+    new = folder / f"{link}.new"
     new.unlink(missing_ok=True)
-    os.symlink(name, new)
-    new.replace(link)
+    new.symlink_to(name)
+    new.replace(folder / link)
+    flush_folder(folder)
+
+
+def on_main(who: Ranks, work: Callable[[], _T]) -> _T:
+    """Does it on rank 0; all ranks return the same, or raise the same fault.
+
+    What is no fault of the user's keeps its type and traceback on rank 0.
+    """
+    box: list[Any] = [None, None]
+    bug: Exception | None = None
+    if who.is_main:
+        try:
+            box[0] = work()
+        except (SumZeroError, OSError) as error:
+            box[1] = error
+        except Exception as error:
+            bug = error
+            box[1] = RunError(f"rank 0: {type(error).__name__}: {error}")
+    dist.broadcast_object_list(box, src=0)
+    if bug is not None:
+        raise bug
+    if box[1] is not None:
+        raise box[1]
+    result: _T = box[0]
+    return result
+
+
+def _tidied(folder: Path) -> list[str]:
+    """Removes what a kill has left; returns the names of what may be checkpoints, oldest first."""
+    if not folder.is_dir():
+        return []
+    for left in (*folder.glob(f"*{PARTIAL}"), *folder.glob("*.new")):
+        is_folder = left.is_dir() and not left.is_symlink()
+        shutil.rmtree(left) if is_folder else left.unlink()
+    for old in folder.glob(f"*{OLD}"):
+        name = folder / old.name.removesuffix(OLD)
+        shutil.rmtree(old) if name.exists() else old.rename(name)
+    names = [path.name for path in folder.glob("step-*") if re.fullmatch(r"step-\d{6,}", path.name)]
+    return sorted(names, key=step_of)
+
+
+def _examined(
+    folder: Path, name: str, expected: dict[str, Any]
+) -> tuple[dict[str, Any], str | None]:
+    """A checkpoint's state and its fault. Raises RunError where it is of another run."""
+    try:
+        state = read_state(folder, name)
+    except RunError as error:
+        return {}, str(error)
+    check_resumable(state, expected, folder / name)
+    return state, sizes_fault(folder / name, state)
+
+
+def _point_again(folder: Path, newest_: str) -> None:
+    """Mends the links: a kill can come before them, and what they name may be set aside."""
+    point(folder, "latest", newest_)
+    names = [name for name in whole(folder) if step_of(name) <= step_of(newest_)]
+    best = [name for name in names if is_best(folder, name)]
+    if best:
+        point(folder, "best", best[-1])
+    elif (folder / "best").is_symlink() and not (folder / "best").exists():
+        (folder / "best").unlink()
+
+
+def _set_aside(folder: Path, name: str) -> None:
+    shutil.rmtree(folder / f"{name}{DAMAGED}", ignore_errors=True)
+    (folder / name).rename(folder / f"{name}{DAMAGED}")

@@ -1,67 +1,32 @@
-"""DeepSpeed, and nothing else of the project touches it: ZeRO-3, the step, shards on disk.
-
-`ds_configs/` hold ZeRO, offload and communication keys; batch, precision and clipping come from the
-recipe, so that no setting is said twice.
-"""
+"""DeepSpeed, and nothing else of the project touches it: ZeRO, the step, shards on disk."""
 
 import io
-import json
 import os
+import shutil
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
-from sumzero import ds_configs
-from sumzero.config import Model, Train
+from sumzero.config import Train
 from sumzero.errors import ConfigError, RunError
 from sumzero.ranks import Ranks
-from sumzero.train.supervised import PREFIX
+from sumzero.train import state
+from sumzero.train.groups import parameter_groups
+from sumzero.train.layout import shard_layout, zero_stage
+from sumzero.train.shards import ShardFiles
+from sumzero.train.swapped import mapped
+from sumzero.train.watch import leave_timeouts
+from sumzero.train.zero_settings import deepspeed_settings as deepspeed_settings
+from sumzero.train.zero_settings import swap_folder
 
 # transformers reads ahead in threads without it: a model at once, where experts are fused.
 _SEQUENTIAL = "HF_DEACTIVATE_ASYNC_LOAD"
-_OURS = {
-    "train_batch_size": "train.bins_per_step",
-    "train_micro_batch_size_per_gpu": "train.bins_per_step",
-    "gradient_accumulation_steps": "train.bins_per_step",
-    "gradient_clipping": "train.clip",
-    "bf16": "model.dtype",
-    "fp16": "model.dtype",
-    "optimizer": "train.lr, train.betas, train.weight_decay",
-    "scheduler": "train.schedule",
-}
-
-
-def deepspeed_settings(model: Model, train: Train, num_micro_steps: int) -> dict[str, Any]:
-    """The DeepSpeed configuration of a run: the preset plus what the recipe says.
-
-    Raises ConfigError where there is no such preset, or it holds a key that the recipe sets, or
-    parameters would be out of reach.
-    """
-    preset = _read_preset(train.deepspeed)
-    conflicts = [f"{key} (set {_OURS[key]})" for key in preset if key in _OURS]
-    if conflicts:
-        raise ConfigError(
-            f"train.deepspeed: {train.deepspeed} holds {', '.join(conflicts)}; "
-            "the recipe sets these"
-        )
-    offload = preset.get("zero_optimization", {}).get("offload_param", {})
-    if offload.get("device") == "nvme":
-        raise ConfigError(
-            f"train.deepspeed: {train.deepspeed} offloads parameters to NVMe, where their values "
-            "cannot be compared with the model's files; offload them to the CPU"
-        )
-    return preset | {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": num_micro_steps,
-        "gradient_clipping": train.clip,
-        "bf16": {"enabled": model.dtype == "bfloat16"},
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 2**31 - 1,
-    }
+_QUANTIZED = ("zero_quantized_weights", "zero_quantized_gradients")
 
 
 def start(who: Ranks) -> torch.device:
@@ -92,6 +57,7 @@ def start(who: Ranks) -> torch.device:
         device = torch.device("cuda", who.local_rank)
         torch.cuda.set_device(device)
     deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", verbose=False)
+    leave_timeouts()
     return device
 
 
@@ -106,9 +72,10 @@ def zero3_loading(settings: dict[str, Any]) -> Iterator[None]:
     load together, and add modules of their own, such as adapters, afterwards. Nothing happens below
     stage 3.
     """
-    if settings.get("zero_optimization", {}).get("stage", 0) != 3:
+    if zero_stage(settings) != 3:
         yield
         return
+    _check(settings)
     import deepspeed
     from torch.nn.modules.module import register_module_parameter_registration_hook
 
@@ -146,9 +113,14 @@ def own_share(tensor: Any) -> tuple[torch.Tensor, int, int]:
 
 
 class Engine:
-    """A model under ZeRO with its optimizer."""
+    """A model under ZeRO with its optimizer.
+
+    The optimizer is torch's AdamW in its fused form, on every device: one pass over the state, and
+    no compiler. On the CPU, where offloaded state is updated, it is as fast as DeepSpeed's CPUAdam.
+    """
 
     def __init__(self, model: torch.nn.Module, settings: dict[str, Any], train: Train) -> None:
+        _check(settings)
         import deepspeed
 
         # DeepSpeed leaves the buffers of a model that is split already where they are.
@@ -156,13 +128,37 @@ class Engine:
         for buffer in model.buffers():
             buffer.data = buffer.data.to(device)
         optimizer = torch.optim.AdamW(
-            _parameter_groups(model, train.weight_decay), lr=train.lr, betas=train.betas
+            parameter_groups(model, train.weight_decay),
+            lr=train.lr,
+            betas=train.betas,
+            fused=True,
         )
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=settings
         )
+        leave_timeouts()
+        if zero_stage(settings) < 3:
+            self._create_state()
         self.module: torch.nn.Module = self._engine.module
+        self.device = torch.device(device)
+        self._settings = settings
         self._world = torch.distributed.get_world_size()
+        self._swap = swap_folder(settings)
+        self.stage = zero_stage(settings)
+
+    def _create_state(self) -> None:
+        """Gives AdamW its state before the first step.
+
+        Below stage 3 DeepSpeed links the state of all parameter groups after it has stepped the
+        first one; the others would stay without, in its checkpoints too.
+        """
+        for group in self._optimizer.param_groups:
+            for parameter in group["params"]:
+                self._optimizer.optimizer.state[parameter] = {
+                    "step": torch.zeros((), device=parameter.device),
+                    "exp_avg": torch.zeros_like(parameter),
+                    "exp_avg_sq": torch.zeros_like(parameter),
+                }
 
     @property
     def model(self) -> torch.nn.Module:
@@ -173,11 +169,13 @@ class Engine:
     def backward(self, summed_loss: torch.Tensor, step_weight: int) -> None:
         """Adds a micro-batch's gradient: that of its summed loss over the step's global weight.
 
-        ZeRO averages gradients over ranks, hence the factor; accumulation must not divide again.
+        ZeRO averages gradients over ranks, hence the factor; accumulation must not divide again. A
+        loss that is not finite can have a finite gradient: it is made NaN, so that ZeRO skips the
+        step.
         """
-        self._engine.backward(
-            summed_loss * (self._world / max(1, step_weight)), scale_wrt_gas=False
-        )
+        factor = torch.where(summed_loss.detach().isfinite(), 1.0, torch.nan)
+        factor = factor * (self._world / max(1, step_weight))
+        self._engine.backward(summed_loss * factor, scale_wrt_gas=False)
 
     def step(self, lr: float) -> None:
         """Ends a micro-step; on the last one of a step, clips and updates the parameters."""
@@ -187,7 +185,10 @@ class Engine:
 
     @property
     def gradient_norm(self) -> float:
-        """The norm of the last step's gradient before clipping, over all ranks."""
+        """The norm of the last step's gradient before clipping, over all ranks.
+
+        Not finite where the step was skipped; 0 before the first one.
+        """
         return float(self._engine.get_global_grad_norm() or 0.0)
 
     @property
@@ -195,65 +196,99 @@ class Engine:
         """Steps that ZeRO left out because a gradient was not finite."""
         return int(self._engine.skipped_steps)
 
-    def total(self, value: torch.Tensor) -> torch.Tensor:
-        """The sum of a small tensor over all ranks, on each of them."""
-        torch.distributed.all_reduce(value)
-        return value
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        """A small tensor of every rank, stacked, on each of them: (n) -> (ranks, n)."""
+        gathered = [torch.empty_like(values) for _ in range(self._world)]
+        torch.distributed.all_gather(gathered, values)
+        return torch.stack(gathered)
 
-    def save(self, folder: Path, tag: str, state: dict[str, Any]) -> None:
-        """Every rank writes its shard to `folder`/`tag`; all ranks call it together."""
-        self._engine.save_checkpoint(str(folder), tag=tag, client_state=state, save_latest=False)
-        torch.distributed.barrier()
+    @property
+    def layout(self) -> dict[str, Any]:
+        """How the optimizer's state is split: shards fit only where it is the same."""
+        return shard_layout(self._settings, self._world)
 
-    def load(self, folder: Path, tag: str) -> dict[str, Any]:
-        """Restores weights and optimizer; returns the saved state. Raises RunError on failure."""
-        path, state = self._engine.load_checkpoint(str(folder), tag=tag)
-        if path is None:
-            raise RunError(f"{folder / tag}: the checkpoint cannot be loaded")
-        found: dict[str, Any] = state
-        return found
+    @property
+    def trained(self) -> dict[str, Any]:
+        """What is trained: the number of parameters and a digest of their names and shapes."""
+        return state.trained(self._engine)
+
+    def save(self, folder: Path, tag: str, *, later: bool) -> ShardFiles:
+        """Every rank writes its shard to `folder`/`tag`, or with `later` keeps a copy of it."""
+        with mapped(self._optimizer):
+            return state.save(self._engine, folder, tag, later=later)
+
+    def load(self, folder: Path, tag: str) -> None:
+        """Restores weights, optimizer and counters. Raises RunError where that is not possible."""
+        with mapped(self._optimizer):
+            state.load(self._engine, folder, tag)
 
     def close(self) -> None:
-        """Leaves the process group; all ranks together, so that none is gone too early."""
+        """Leaves the process group; all ranks together."""
         torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
+        if self._swap is not None:  # of no use to another run; ranks of other nodes may share it
+            shutil.rmtree(self._swap, ignore_errors=True)
+        leave()
 
 
-def consolidated_weights(checkpoints: Path, tag: str) -> dict[str, torch.Tensor]:
-    """The whole model's float32 weights by their names in `SupervisedLM.lm`, from all shards."""
-    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+def leave() -> None:
+    """Leaves the process group; all ranks together, so that none is gone too early."""
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 
+
+def convert(checkpoint: Path, out: Path, workers: int = 1) -> None:
+    """Writes DeepSpeed's universal form of a checkpoint: a file a parameter, for any layout.
+
+    With one worker no process is forked. `latest_universal` beside `out` is DeepSpeed's.
+    """
+    from deepspeed.checkpoint.ds_to_universal import main
+
+    arguments = Namespace(
+        input_folder=str(checkpoint),
+        output_folder=str(out),
+        num_extract_workers=workers,
+        num_merge_workers=workers,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=True,  # of stages below 3, which Megatron's models bring
+    )
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it is talkative
-        weights: dict[str, torch.Tensor] = get_fp32_state_dict_from_zero_checkpoint(
-            str(checkpoints), tag=tag
-        )
-    return {name.removeprefix(PREFIX): value for name, value in weights.items()}
+        main(arguments)
 
 
-def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay, vectors (norms, biases) do not; a group without parameters is left out."""
-    groups: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            shape = getattr(parameter, "ds_shape", parameter.shape)  # whole, under ZeRO-3
-            groups[len(shape) >= 2].append(parameter)
-    return [
-        {"params": parameters, "weight_decay": weight_decay if decays else 0.0}
-        for decays, parameters in groups.items()
-        if parameters
-    ]
+def _check(settings: dict[str, Any]) -> None:
+    """Refuses what DeepSpeed would fail at later, and less clearly.
 
+    Raises ConfigError where a key of ZeRO's is misspelt or its value wrong, RunError where the
+    machine lacks what the preset needs.
+    """
+    import deepspeed
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
-def _read_preset(name: str) -> dict[str, Any]:
-    folder = Path(ds_configs.__file__).parent
-    file = Path(name) if name.endswith(".json") else folder / f"{name}.json"
+    zero = settings.get("zero_optimization", {})
     try:
-        preset = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        known = ", ".join(sorted(preset.stem for preset in folder.glob("*.json")))
-        raise ConfigError(f"train.deepspeed: no {name!r}; presets: {known}, or a .json") from None
-    except ValueError as error:
-        raise ConfigError(f"train.deepspeed: {file} is not valid JSON: {error}") from None
-    if not isinstance(preset, dict):
-        raise ConfigError(f"train.deepspeed: {file} must hold a JSON object")
-    return preset
+        DeepSpeedZeroConfig(**zero)
+    except ValidationError as error:
+        raise ConfigError(
+            [
+                f"train.deepspeed: zero_optimization.{'.'.join(map(str, fault['loc']))}: "
+                f"{fault['msg']}"
+                for fault in error.errors()
+            ]
+        ) from None
+    quantized = [key for key in _QUANTIZED if zero.get(key)]
+    if quantized and deepspeed.accelerator.get_accelerator().device_name() != "cuda":
+        raise RunError(
+            f"train.deepspeed: {' and '.join(quantized)}: DeepSpeed quantizes on CUDA devices "
+            "only, and this machine has none; take another preset, zero3 say"
+        )
+    if (folder := swap_folder(settings)) is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            AsyncIOBuilder().load(verbose=False)
+        except Exception as error:  # no libaio, no compiler, no ninja: each another one
+            raise RunError(
+                "train.deepspeed: offload to NVMe: DeepSpeed's async_io cannot be built; install "
+                "libaio with its headers (libaio-dev or libaio-devel), a C++ compiler and ninja"
+            ) from error

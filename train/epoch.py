@@ -117,6 +117,19 @@ class Epochs:
         self._recent.move_to_end(number)
         return self._recent[number]
 
+    def records(self, global_step: int) -> list[str]:
+        """The ids of the records that a step learns from, bin by bin."""
+        epoch, index = self.locate(global_step)
+        plan, layout = epoch.plan, epoch.layout
+        found: dict[str, None] = {}  # an ordered set: a record can have several targets
+        for bin_ in plan.step(index).tolist():
+            for piece in plan.members(bin_).tolist():
+                example = int(layout.example[piece])
+                first = int(self.store.offsets[example])
+                begin, end = int(layout.begin[piece]) - first, int(layout.end[piece]) - first
+                found.update(dict.fromkeys(self.store.identities(example)[begin:end]))
+        return list(found)
+
     def tokens_without_sharing(self) -> int:
         """Tokens of the first epoch if each target had a copy of its document."""
         return int(self._layout(0, share=False).pieces.tokens.sum())

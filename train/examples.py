@@ -87,6 +87,14 @@ def check_prepared(config: RunConfig, folder: RunFolder) -> str:
     return digest_
 
 
+def validation_digest(config: RunConfig, folder: RunFolder) -> str | None:
+    """The digest of the validation data; None where there is none."""
+    if not config.data.validation:
+        return None
+    report = read_json(folder.data_report, "sumzero prepare RUN.toml")
+    return str(report["splits"]["validation"]["digest"])
+
+
 def store_file(folder: RunFolder, split: str) -> Path:
     """Where the store of a split lies."""
     return folder.data / f"{split}.arrow"

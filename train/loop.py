@@ -1,151 +1,225 @@
-"""The training loop, top to bottom: load, prove, resume, step, log, save."""
+"""The training loop, top to bottom: prepare, assemble, resume; then step, log, evaluate, save."""
 
-import math
-import platform
-import sys
-from importlib import metadata
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
+from torch.distributed import DistBackendError
 
 from sumzero.config import RunConfig
-from sumzero.errors import DataError
-from sumzero.kernels.packed_attention import choose_backends
-from sumzero.kernels.segments import Backends
-from sumzero.loading import load_tokenizer
-from sumzero.log import logger, progress
+from sumzero.errors import RankLost
+from sumzero.log import logger
 from sumzero.ranks import Ranks
-from sumzero.runfile import as_dict
-from sumzero.runfolder import RunFolder, write_json
-from sumzero.train import checkpoint, engine
-from sumzero.train.attest import attest
+from sumzero.runfolder import RunFolder, alone, write_json
+from sumzero.status import status
+from sumzero.train import checkpoint, engine, journal
+from sumzero.train.adapters import bin_seed
+from sumzero.train.assemble import Assembled, assemble, check_ranks, environment, make_epochs
 from sumzero.train.batches import StepBatches, batches
+from sumzero.train.devices import peak_flops
 from sumzero.train.epoch import Epochs
-from sumzero.train.examples import check_prepared, store_file
-from sumzero.train.heap import keep_freed_memory
-from sumzero.train.model import attention_facts, check_context, hidden_size, load_model
-from sumzero.train.packing import Plan
-from sumzero.train.proof import prove_packing
+from sumzero.train.evaluation import Evaluation
+from sumzero.train.examples import check_prepared, store_file, validation_digest
+from sumzero.train.flops import StepFlops
+from sumzero.train.identity import identity
+from sumzero.train.layout import load_universal, zero_stage
+from sumzero.train.losses import Losses
+from sumzero.train.model import hidden_size
+from sumzero.train.preempt import Asked, Preemption
+from sumzero.train.run import Run
+from sumzero.train.saver import Saver
 from sumzero.train.schedule import learning_rate
+from sumzero.train.sequence_parallel import check_sequence_parallel, columns
+from sumzero.train.standing import Standing, is_finished
 from sumzero.train.store import TokenStore
-from sumzero.train.supervised import SupervisedLM
-from sumzero.train.throughput import Throughput
+from sumzero.train.watch import StallWatch
+
+_LOCK_LEASE = 100.0  # seconds, after which a file server forgets the lock of a dead machine
 
 
-def train(config: RunConfig, who: Ranks) -> None:
+def train(config: RunConfig, who: Ranks) -> bool:
     """Fine-tunes to the last step, from the newest checkpoint where there is one.
 
-    Every rank of the launch calls it. Raises a SumZeroError where data, settings or machine do not
-    allow it, before anything is overwritten.
+    Every rank of the launch calls it. Returns whether the run is finished; one that was preempted
+    is saved, and not finished. Raises a SumZeroError where data, settings or machine do not allow
+    it, before anything is overwritten, and RankLost where another rank has died.
     """
+    begun = time.monotonic()
     folder = RunFolder.of(config)
+    data = check_prepared(config, folder)
     path = folder.model_path(config)
+    check_sequence_parallel(config, path, who.world)
+    check_ranks(config, who)
+    journal.check_available(config)
     store = TokenStore(store_file(folder, "train"))
-    epochs = make_epochs(store, config, hidden_size(path, config.model.revision))
-    num_steps = epochs.num_steps
-    expected = _identity(config, check_prepared(config, folder), epochs, who)
-    resumed_from = checkpoint.newest(folder.checkpoints)
-    start = 0
-    if resumed_from is not None:
-        state = checkpoint.read_state(folder.checkpoints, resumed_from)
-        checkpoint.check_resumable(state, expected, folder.checkpoints / resumed_from)
-        start = state["step"]
-        if start >= num_steps:
-            logger.info("trained already: %s", folder.checkpoints / resumed_from)
-            return
+    width = hidden_size(path, config.model.revision)
+    epochs = make_epochs(store, config, width)
     settings = engine.deepspeed_settings(
-        config.model, config.train, epochs.num_micro_steps(who.world)
+        config.model,
+        config.train,
+        epochs.num_micro_steps(columns(config, who).world),
+        hidden_size=width,
+        who=who,
+        swap=folder.root / "swap",
     )
-    tokenizer = load_tokenizer(path, config.model.revision)
-    check_context(path, config.data.max_length, config.model.revision)
-    dtype = getattr(torch, config.model.dtype)
+    expected = identity(config, data, epochs.digest, zero_stage(settings))
+    lock = alone(folder.root, "training", _LOCK_LEASE) if who.is_main else nullcontext()
+    with Preemption(config.train, who, begun) as preemption, lock:
+        device = engine.start(who)
+        preemption.connect()
+        stalled = partial(folder.events.write, "stalled")
+        with StallWatch(who, 60 * config.train.stall_minutes, stalled) as watch:
+            try:
+                run = _begin(config, who, epochs, expected, settings, device, preemption, watch)
+                if run is None:
+                    engine.leave()
+                    return True
+                finished = _steps(run)
+            except RuntimeError as error:
+                is_of_links = isinstance(error, DistBackendError) or "by peer" in str(error)  # gloo
+                if is_of_links and (lost := watch.lost_rank()):
+                    raise RankLost(lost) from None
+                raise
+            run.journal.close()
+            run.trainer.close()
+    return finished
 
-    device = engine.start(who)
-    head_size, softcap = attention_facts(path, config.model.revision)
-    backends = choose_backends(device, dtype, head_size, config.model.attention, softcap=softcap)
-    torch.manual_seed(config.seed)
-    with engine.zero3_loading(settings):
-        lm = load_model(path, dtype, config.model.revision)
-    attest(lm, path, config.model.revision, device)
-    if config.train.gradient_checkpointing:
-        lm.gradient_checkpointing_enable()
-    model = SupervisedLM(lm, backends, fused=config.model.fused_layers)
-    trainer = engine.Engine(model, settings, config.train)
-    if device.type == "cpu":
-        keep_freed_memory()  # not before: loading makes copies that are not needed again
-    shared = config.data.share_documents and store.num_branches > len(store)
-    difference = prove_packing(trainer.model, lm, len(tokenizer), shared=shared)
-    if resumed_from is not None:
-        trainer.load(folder.checkpoints, resumed_from)
-    if who.is_main:
-        if config.data.validation:
-            logger.warning("data.validation is prepared, but no validation loss is computed yet")
-        folder.begin(config)
-        write_json(folder.environment, _environment(who, device, backends))
-        plan = epochs.epoch(0).plan
-        _write_plan(plan, epochs, folder)
-        folder.events.write(
-            "start", step=start, steps=num_steps, ranks=who.world, packing_difference=difference
-        )
-        logger.info(
-            "%s: %d targets of %d documents in %d bins (%.1f%% full), %d steps on %d x %s, "
-            "attention: %s%s",
-            path,
-            store.num_branches,
-            len(store),
-            plan.num_bins,
-            100 * plan.efficiency,
-            num_steps,
-            who.world,
-            device.type,
-            backends,
-            f", resumed at step {start}" if start else "",
-        )
 
-    trainer.model.train()
-    throughput = Throughput()
-    pad_id = tokenizer.pad_token_id or 0
-    feed = batches(
+def _begin(
+    config: RunConfig,
+    who: Ranks,
+    epochs: Epochs,
+    expected: dict[str, Any],
+    settings: dict[str, Any],
+    device: torch.device,
+    preemption: Preemption,
+    watch: StallWatch,
+) -> Run | None:
+    """Resumes where there is a checkpoint, assembles the rest; None where the run is finished."""
+    folder = RunFolder.of(config)
+    watch.at(0, "looking for a checkpoint", slow=True)
+    resume = checkpoint.find(folder.checkpoints, expected, who, settings)
+    standing = Standing.of(resume.state) if resume else Standing()
+    if resume and is_finished(standing, epochs.num_steps, config.train):
+        logger.info("trained already: %s", folder.checkpoints / resume.name)
+        if who.is_main and status(folder)["state"] != "finished":  # it was killed before it said so
+            folder.events.write("end", step=standing.step, skipped_steps=standing.skipped)
+        return None
+    if resume and resume.universal:
+        settings = load_universal(settings)
+    shared = config.data.share_documents and epochs.store.num_branches > len(epochs.store)
+    made = assemble(
+        *(config, settings, device),
+        lambda doing: watch.at(standing.step, doing, slow=True),
+        shared=shared,
+    )
+    losses = Losses(made.trainer.gather, config.train.spike)
+    if resume:
+        watch.at(standing.step, "loading its checkpoint", slow=True)
+        made.trainer.load(folder.checkpoints, resume.name)
+        losses.restore(resume.state)
+    watch.at(standing.step, "laying out its data", slow=True)
+    if standing.evaluate_on(validation_digest(config, folder)):
+        logger.warning("data.validation has changed: its best loss so far is forgotten")
+    about = environment(who, device, made.backends)
+    checkpoint.on_main(who, lambda: _write_about(config, folder, epochs, about))
+    book = journal.Journal(config, folder, who, standing.step, epochs.num_steps)
+    book.event(
+        "start",
+        step=standing.step,
+        steps=epochs.num_steps,
+        ranks=who.world,
+        packing_difference=made.difference,
+    )
+    logger.info("%s", _summary(config, who, folder, epochs, made, standing.step))
+    return Run(
+        config,
+        who,
+        folder,
         epochs,
-        rank=who.rank,
-        world=who.world,
-        start=start,
-        stop=num_steps,
-        pad_id=pad_id,
-        loss_weight=config.train.loss_weight,
+        expected,
+        made.trainer,
+        Saver(made.trainer, folder.checkpoints, who, config.train),
+        made.pad_id,
+        standing,
+        losses,
+        book,
+        preemption,
+        watch,
+        _evaluation(config, folder),
+        _peak_flops(config, device),
     )
-    loss_sum, weight = torch.zeros((), device=device), 0  # since the last log
-    with progress(iter(()), "training", total=num_steps, unit="step") as bar:
-        bar.update(start)
-        for step, work in feed:
-            lr = learning_rate(step, num_steps, config.train)
-            loss_sum += train_step(trainer, work, lr)
-            weight += work.weight
-            throughput.add(work.tokens)
-            done = step + 1
-            if done % config.train.log_every == 0 or done == num_steps:
-                loss = float(trainer.total(loss_sum)) / max(1, weight)
-                loss_sum, weight = torch.zeros_like(loss_sum), 0
-                _log(folder, bar, who, trainer, throughput, loss=loss, lr=lr, step=done)
-            if done == num_steps or _is_due(done, config.train.save_every):
-                state = {**expected, "tokens_per_second": round(throughput.overall, 1)}
-                checkpoint.save(trainer, folder.checkpoints, done, state, main=who.is_main)
-            bar.update(1)
-    if who.is_main:
-        folder.events.write(
-            "end",
-            step=num_steps,
-            seconds=round(throughput.seconds, 3),
-            tokens_per_second=round(throughput.overall, 1),
-            skipped_steps=trainer.skipped_steps,
-        )
-    trainer.close()
 
 
-def train_step(trainer: engine.Engine, work: StepBatches, lr: float) -> torch.Tensor:
-    """One optimizer step; returns this rank's summed loss, on the device and unread."""
-    total = torch.zeros((), device=next(trainer.model.parameters()).device)
-    for batch in work.batches:
+def _steps(run: Run) -> bool:
+    """Trains to the last step; returns whether it was reached."""
+    train, standing, num_steps = run.config.train, run.standing, run.epochs.num_steps
+    column = columns(run.config, run.who)
+    feed = batches(
+        run.epochs,
+        rank=column.rank,
+        world=column.world,
+        start=standing.step,
+        stop=num_steps,
+        pad_id=run.pad_id,
+        loss_weight=train.loss_weight,
+        flops=StepFlops.of(run.config),
+    )
+    if standing.owes_evaluation and run.evaluate_owed():
+        run.save()
+    if standing.finished:
+        return True
+    for step, work in feed:
+        lr = learning_rate(step, num_steps, train)
+        seeds = [bin_seed(run.config.seed, step, bin_) for bin_ in work.bins]
+        loss = train_step(run.trainer, work, lr, seeds, partial(run.watch.at, step + 1))
+        standing.step = step + 1
+        run.losses.add(standing.step, work.weight, loss)
+        run.count_skipped()
+        run.throughput.add(work.tokens, work.flops)
+        run.watch.at(standing.step, "between steps")
+
+        is_last = standing.step == num_steps
+        asked = run.preemption.vote()
+        if is_last or standing.step % train.log_every == 0:
+            run.log(lr)
+        is_due = is_last or _is_due(standing.step, train.eval_every)
+        # Where it ends in time, it is saved first: an evaluation can be long.
+        standing.owes_evaluation = is_due and asked.ends and not is_last
+        is_best = is_due and not standing.owes_evaluation and run.evaluate()
+        standing.finished = is_finished(standing, num_steps, train)
+        is_asked = asked != Asked.NOTHING or _is_due(standing.step, train.save_every)
+        if standing.finished or is_asked or is_best:
+            run.save()
+        run.poll()
+        run.journal.advance()
+        if standing.finished or asked.ends:
+            break
+        run.watch.at(step + 2, "waiting for its batches")
+    run.watch.at(standing.step, "waiting for its checkpoint")
+    run.saver.finish()
+    _tell_end(run)
+    return standing.finished
+
+
+def train_step(
+    trainer: engine.Engine,
+    work: StepBatches,
+    lr: float,
+    seeds: list[int],
+    tell: Callable[[str], None],
+) -> torch.Tensor:
+    """One optimizer step; returns this rank's summed loss, on the device and unread.
+
+    `seeds` are those of the bins' dropout; `tell` is called with what is being done.
+    """
+    total = torch.zeros((), device=trainer.device)
+    for number, (batch, seed) in enumerate(zip(work.batches, seeds, strict=True), start=1):
+        tell(f"bin {number} of {len(seeds)}")
+        torch.manual_seed(seed)
         loss = trainer.model(batch)
         trainer.backward(loss, work.weight)
         trainer.step(lr)
@@ -153,54 +227,65 @@ def train_step(trainer: engine.Engine, work: StepBatches, lr: float) -> torch.Te
     return total
 
 
-def make_epochs(store: TokenStore, config: RunConfig, hidden_size: int) -> Epochs:
-    """The epochs of a run's training data. Raises DataError where nothing can be learnt."""
-    epochs = Epochs(store, config, hidden_size)
-    try:
-        epochs.epoch(0)
-    except ValueError as error:
-        raise DataError(f"data.train: {error}; run `sumzero prepare` again") from None
-    return epochs
-
-
-def _identity(config: RunConfig, data: str, epochs: Epochs, who: Ranks) -> dict[str, Any]:
-    """What must be the same for a checkpoint to be continued."""
-    settings = as_dict(config)
-    for key in ("save_every", "log_every"):
-        settings["train"].pop(key, None)
-    return {
-        "data": data,
-        "plan": epochs.digest,
-        "ranks": who.world,
-        "seed": config.seed,
-        "model": settings["model"],
-        "train": settings["train"],
-    }
+def _tell_end(run: Run) -> None:
+    standing = run.standing
+    run.journal.event(
+        "end" if standing.finished else "preempted",
+        step=standing.step,
+        seconds=round(run.throughput.seconds, 3),
+        tokens_per_second=round(run.throughput.overall, 1),
+        skipped_steps=standing.skipped,
+    )
+    if not standing.finished:
+        logger.warning("preempted: saved at step %d of %d", standing.step, run.epochs.num_steps)
+    elif standing.step < run.epochs.num_steps:
+        logger.info(
+            "ended early at step %d: best validation loss %.4f at step %d",
+            *(standing.step, standing.best, standing.best_step),
+        )
 
 
 def _is_due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
 
 
-def _log(
-    folder: RunFolder,
-    bar: Any,
-    who: Ranks,
-    trainer: engine.Engine,
-    throughput: Throughput,
-    **values: float,
+def _evaluation(config: RunConfig, folder: RunFolder) -> Evaluation | None:
+    if config.data.validation:
+        return Evaluation(TokenStore(store_file(folder, "validation")), config)
+    without_effect = [
+        f"train.{key}" for key in ("eval_every", "early_stop") if getattr(config.train, key)
+    ]
+    if without_effect:
+        logger.warning("%s: no effect without data.validation", " and ".join(without_effect))
+    return None
+
+
+def _peak_flops(config: RunConfig, device: torch.device) -> float | None:
+    """Of one device, FLOP/s; None where nothing is published for it and the recipe says nothing."""
+    if config.train.peak_tflops is not None:
+        return 1e12 * config.train.peak_tflops
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return peak_flops(name, config.model.dtype)
+
+
+def _summary(
+    config: RunConfig, who: Ranks, folder: RunFolder, epochs: Epochs, made: Assembled, start: int
+) -> str:
+    plan, store = epochs.epoch(0).plan, epochs.store
+    return (
+        f"{folder.model_path(config)}: {store.num_branches} targets of {len(store)} documents in "
+        f"{plan.num_bins} bins ({100 * plan.efficiency:.1f}% full), {epochs.num_steps} steps on "
+        f"{who.world} x {made.trainer.device.type}, attention: {made.backends}"
+        + (f", resumed at step {start}" if start else "")
+    )
+
+
+def _write_about(
+    config: RunConfig, folder: RunFolder, epochs: Epochs, about: dict[str, Any]
 ) -> None:
-    if not math.isfinite(values["loss"]):
-        logger.warning("step %d: the loss is %s", values["step"], values["loss"])
-    if who.is_main:
-        rate = throughput.mark()
-        folder.events.write(
-            "step", **values, gradient_norm=trainer.gradient_norm, tokens_per_second=round(rate, 1)
-        )
-        bar.set_postfix_str(f"loss {values['loss']:.3f}, {rate:,.0f} tokens/s", refresh=False)
-
-
-def _write_plan(plan: Plan, epochs: Epochs, folder: RunFolder) -> None:
+    folder.begin(config)
+    write_json(folder.environment, about)
+    plan = epochs.epoch(0).plan
     write_json(
         folder.plan,
         {
@@ -211,16 +296,3 @@ def _write_plan(plan: Plan, epochs: Epochs, folder: RunFolder) -> None:
             "steps": epochs.num_steps,
         },
     )
-
-
-def _environment(who: Ranks, device: torch.device, backends: Backends) -> dict[str, Any]:
-    packages = ("torch", "deepspeed", "transformers", "tokenizers", "datasets", "sumzero")
-    return {
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "ranks": who.world,
-        "threads": torch.get_num_threads(),
-        "attention": vars(backends),
-        "packages": {name: metadata.version(name) for name in packages},
-    }

@@ -13,12 +13,17 @@ from sumzero.train.weights import weight_files
 
 
 def load_model(
-    path: str, dtype: torch.dtype, revision: str | None = None, attention: str = NAME
+    path: str,
+    dtype: torch.dtype,
+    revision: str | None = None,
+    attention: str = NAME,
+    quantization: Any = None,
 ) -> PreTrainedModel:
     """A causal LM from a local folder or the Hub, in `dtype`; no remote code, safetensors only.
 
-    Where a ZeRO-3 configuration is alive (`engine.zero3_loading`), parameters are split over the
-    ranks as they are read. Raises DataError where there is no such model or a weight is missing.
+    `quantization` is what `four_bit.quantization` gives. Where a ZeRO-3 configuration is alive
+    (`engine.zero3_loading`), parameters are split over the ranks as they are read. Raises DataError
+    where there is no such model or a weight is missing.
     """
     if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
         raise DataError(f"{path}: the model folder has no config.json")
@@ -29,6 +34,7 @@ def load_model(
             path,
             revision=revision,
             dtype=dtype,
+            quantization_config=quantization,
             attn_implementation=attention,
             trust_remote_code=False,
             use_safetensors=True,
@@ -57,9 +63,27 @@ def load_model(
     return loaded
 
 
+# Kinds of layers by transformers' names, in which a token sees others by attention or not at all.
+_ATTENTION = {"full_attention", "sliding_attention", "attention", "mlp", "moe"}
+
+
+def text_config(path: str, revision: str | None = None) -> Any:
+    """A model's configuration, of its text part. Raises DataError where there is no such model."""
+    return _config(path, revision).get_text_config()
+
+
+def other_layers(config: Any) -> list[str]:
+    """Kinds of layers in which tokens see others by something else than attention, sorted.
+
+    Those that the configuration of a text model names: linear attention, convolutions, mixtures.
+    """
+    named = (getattr(config, key, None) or () for key in ("layer_types", "layers_block_type"))
+    return sorted({kind for kinds in named for kind in kinds} - _ATTENTION)
+
+
 def hidden_size(path: str, revision: str | None = None) -> int:
     """Width of a model's layers. Raises DataError where there is no such model."""
-    return int(_config(path, revision).get_text_config().hidden_size)
+    return int(text_config(path, revision).hidden_size)
 
 
 def attention_facts(path: str, revision: str | None = None) -> tuple[int, float | None]:
@@ -67,7 +91,7 @@ def attention_facts(path: str, revision: str | None = None) -> tuple[int, float 
 
     Raises DataError where there is no such model, or one without attention.
     """
-    config = _config(path, revision).get_text_config()
+    config = text_config(path, revision)
     heads = getattr(config, "num_attention_heads", None)
     if not heads:
         kind = config.model_type
@@ -80,7 +104,7 @@ def attention_facts(path: str, revision: str | None = None) -> tuple[int, float 
 
 def check_context(path: str, max_length: int, revision: str | None = None) -> None:
     """Raises DataError where the model has fewer positions than `data.max_length` asks for."""
-    config = _config(path, revision).get_text_config()
+    config = text_config(path, revision)
     limit = getattr(config, "max_position_embeddings", None)
     if limit is not None and max_length > limit:
         raise DataError(f"data.max_length = {max_length}: {path} has {limit} positions")
@@ -95,3 +119,21 @@ def _config(path: str, revision: str | None) -> Any:
 
 def _reason(error: BaseException) -> str:
     return " ".join(str(error).split())
+
+
+def skeleton(
+    path: str, revision: str | None = None, dtype: torch.dtype = torch.bfloat16
+) -> PreTrainedModel:
+    """The model on the meta device, in `dtype`: its modules and shapes, from its configuration.
+
+    Raises DataError where there is no such model or it is not a causal LM of transformers.
+    """
+    config = _config(path, revision)
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(
+                config, dtype=dtype, trust_remote_code=False
+            )
+    except (ValueError, ImportError, TypeError) as error:
+        raise DataError(f"{path}: no model can be built: {_reason(error)}") from None
+    return model

@@ -13,24 +13,31 @@ from transformers import PreTrainedModel
 
 from sumzero.errors import DataError
 from sumzero.train.batches import Branch, Family, make_batch
+from sumzero.train.model import other_layers
+from sumzero.train.sequence_parallel import SequenceGroup
 
 # Two ways to the same logits may differ by rounding: relative to the largest. Bounds are fixed,
 # since a float32 copy of the model, to measure rounding with, would be too large.
 _ROUNDING = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 5e-2}
-_ATTENTION = {"full_attention", "sliding_attention"}  # kinds of layers
 
 
 @torch.no_grad()
 def prove_packing(
-    model: torch.nn.Module, lm: PreTrainedModel, vocab_size: int, *, shared: bool
+    model: torch.nn.Module,
+    lm: PreTrainedModel,
+    vocab_size: int,
+    *,
+    shared: bool,
+    group: SequenceGroup | None = None,
 ) -> float:
     """Compares packed with separate sequences; returns the largest relative difference of logits.
 
     `model` is a SupervisedLM of `lm`, or the engine that runs it; with `shared`, two branches of
-    one prefix are compared as well. Raises DataError where a difference exceeds rounding: our
-    layers do not compute what the model's own do, or documents in one bin see each other (models
-    with linear attention or convolutions carry a state from one to the next), or a prefix is not
-    read on behalf of every branch. All ranks must call it together.
+    one prefix are compared as well. `group` are the ranks that share bins, if any: they share these
+    too, while the model's own layers see them whole. Raises DataError where a difference exceeds
+    rounding: our layers do not compute what the model's own do, or documents in one bin see each
+    other (models with linear attention or convolutions carry a state from one to the next), or a
+    prefix is not read on behalf of every branch. All ranks must call it together.
     """
     spread = [(i * 7919 + 13) % vocab_size for i in range(24)]
     document, one, other = spread[:9], Branch([], spread[9:12]), Branch(spread[12:17], spread[17:])
@@ -44,10 +51,11 @@ def prove_packing(
     labels_S = packed.labels.to(reference.device)
     reference_loss = F.cross_entropy(reference.float(), labels_S, reduction="sum")
     apart = _apart(model, pair, "logits")
+    loss = model(packed) if group is None else group.total(model(packed))
     checks = [
         (
-            "gives other logits in SumZero's layers than in its own, by {}; model.fused_layers = "
-            "false trains with its own",
+            f"gives other logits in SumZero's layers{_where(group)} than in its own, by {{}}; "
+            "model.fused_layers = false trains with its own",
             (apart, reference),
         ),
         (
@@ -55,7 +63,7 @@ def prove_packing(
             "two documents share a row",
             (model(packed, "logits"), apart),
         ),
-        ("has another loss than its logits give, by {}", (model(packed), reference_loss)),
+        ("has another loss than its logits give, by {}", (loss, reference_loss)),
     ]
     if shared:
         together = model(make_batch([Family(document, (one, other))], 0), "logits")
@@ -82,7 +90,11 @@ def _apart(model: torch.nn.Module, families: list[Family], want: str) -> torch.T
     return torch.cat([model(make_batch([one], 0), want) for one in families])
 
 
+def _where(group: SequenceGroup | None) -> str:
+    return "" if group is None else f" on {group.size} ranks (train.sequence_parallel)"
+
+
 def _why(config: Any) -> str:
     """The layers that are not attention, where the configuration names them."""
-    kinds = set(getattr(config.get_text_config(), "layer_types", None) or ()) - _ATTENTION
-    return f", for its layers of {', '.join(sorted(kinds))}" if kinds else ""
+    kinds = other_layers(config.get_text_config())
+    return f", for its layers of {', '.join(kinds)}" if kinds else ""

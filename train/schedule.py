@@ -8,9 +8,12 @@ from sumzero.config import Train
 def learning_rate(step: int, num_steps: int, settings: Train) -> float:
     """The rate of a step (from 0): linear warm-up, then cosine, linear or constant.
 
-    It rises over `warmup` of all steps and falls to `min_lr` times the peak at the last step.
+    It rises over `warmup` of all steps, or over `warmup_steps`, and falls to `min_lr` times the
+    peak at the last step.
     """
-    num_warmup = round(settings.warmup * num_steps)
+    num_warmup = settings.warmup_steps
+    if num_warmup is None:
+        num_warmup = round(settings.warmup * num_steps)
     if step < num_warmup:
         return settings.lr * (step + 1) / (num_warmup + 1)
     if settings.schedule == "constant":

@@ -5,11 +5,15 @@ models whose layers `kernels.patch` knows, the last layer too computes no more t
 need. How often a parameter's module runs does not depend on the batch, so under ZeRO-3 all ranks
 run the same collectives (but for models that hold experts as modules and call those chosen).
 
+Where ranks share a bin (`train.sequence_parallel`), each runs its part of the row, and the last
+layer all of it.
+
 Shape legend: N segments of the row, S supervised positions, U positions kept by the last layer, M
 width of the model, V vocabulary.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +27,7 @@ from sumzero.kernels.patch import patch
 from sumzero.kernels.segments import Backends, Segments
 from sumzero.train.batches import Batch
 from sumzero.train.loss import SupervisedHead, logit_scale
+from sumzero.train.sequence_parallel import SequenceGroup
 
 PREFIX = "lm."  # of every parameter's name in checkpoints
 
@@ -30,10 +35,18 @@ PREFIX = "lm."  # of every parameter's name in checkpoints
 class SupervisedLM(nn.Module):
     """Wraps `lm`: its head becomes a SupervisedHead, its layers are patched unless `fused` is off.
 
-    Raises ConfigError where its head is not linear or a layer needs what we have not.
+    `group` are the ranks that share each bin. Raises ConfigError where its head is not linear or a
+    layer needs what we have not.
     """
 
-    def __init__(self, lm: PreTrainedModel, backends: Backends, *, fused: bool = True) -> None:
+    def __init__(
+        self,
+        lm: PreTrainedModel,
+        backends: Backends,
+        *,
+        fused: bool = True,
+        group: SequenceGroup | None = None,
+    ) -> None:
         super().__init__()
         config = lm.config.get_text_config()
         softcap = getattr(config, "final_logit_softcapping", None)
@@ -42,6 +55,7 @@ class SupervisedLM(nn.Module):
         self.lm = lm
         self._backends = backends
         self._fused = fused
+        self._group = group
         self._patch = patch(lm) if fused else None
 
     def forward(
@@ -49,27 +63,34 @@ class SupervisedLM(nn.Module):
     ) -> torch.Tensor:
         """Sum of -weight * log p(label) over the batch's supervised positions, a scalar.
 
-        It is float32, or float64 where the model is. With `want` "logits" those of the supervised
+        It is float32, or float64 where the model is; of ranks that share the bin and are all given
+        it whole, each has the sum over its part. With `want` "logits" those of the supervised
         positions, (S, V); "reference" the same from transformers' own layers and head, and the
         attention that every device has. All ranks ask for the same.
         """
         if want == "reference":
             return self._reference(batch)
+        held = batch if self._group is None else self._group.part(batch)
         head: Any = self.lm.get_output_embeddings()
-        hidden_SM = self._hidden(batch)
+        hidden_SM = self._hidden(held)
+        if want == "logits":
+            logits_SV: torch.Tensor = head.logits(hidden_SM)
+            return logits_SV if self._group is None else self._group.whole(logits_SV, batch)
         labels_S, weights_S = (
-            x.to(hidden_SM.device, non_blocking=True) for x in (batch.labels, batch.weights)
+            x.to(hidden_SM.device, non_blocking=True) for x in (held.labels, held.weights)
         )
-        out: torch.Tensor
-        out = head.logits(hidden_SM) if want == "logits" else head(hidden_SM, labels_S, weights_S)
-        return out
+        loss: torch.Tensor = head(hidden_SM, labels_S, weights_S)
+        return loss
 
     def _hidden(self, batch: Batch) -> torch.Tensor:
         """The last hidden states at the supervised positions: (S, M)."""
         device = self.lm.device
-        options: dict[str, Any] = {"segments": self._segments(batch, self._backends)}
+        segments = self._segments(batch, self._backends)
+        if self._group is not None:
+            segments = replace(segments, ranks=self._group.ranks)
+        options: dict[str, Any] = {"segments": segments}
         rows_S = batch.positions
-        if self._patch is not None and self._patch.trims:
+        if self._patch is not None and self._patch.trims and self._group is None:
             queries, kept_U, rows = last_queries(batch.lengths, batch.positions.numpy())
             rows_S = torch.from_numpy(rows)
             options["queries"] = Queries(

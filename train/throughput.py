@@ -1,32 +1,58 @@
-"""Tokens per second, from the time steps really took."""
+"""Tokens and FLOPs per second, from the time steps really took."""
 
 import time
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Since the last mark: tokens and model FLOPs per second over all ranks, seconds a step."""
+
+    tokens: float
+    flops: float
+    seconds_per_step: float
+
+    def mfu(self, peak_flops: float | None, world: int) -> float | None:
+        """Model FLOP/s over the devices' peak (arXiv 2204.02311, appendix B); None: unknown."""
+        return None if peak_flops is None else self.flops / (peak_flops * world)
 
 
 class Throughput:
-    """Counts tokens and time since it was made; `mark()` gives the rate since the last mark."""
+    """Counts steps since it was made. Time that is `paused`, for saving, counts for nothing."""
 
     def __init__(self) -> None:
-        self._begin = self._last = time.perf_counter()
+        self._last = time.perf_counter()
+        self.seconds = 0.0  # of all steps that were marked
         self._tokens = self._tokens_at_last = 0
+        self._flops = self._flops_at_last = 0.0
+        self._steps = 0
+        self._paused = 0.0
 
-    def add(self, tokens: int) -> None:
-        """Counts the tokens of a finished step, over all ranks."""
+    def add(self, tokens: int, flops: float) -> None:
+        """Counts a finished step, over all ranks."""
         self._tokens += tokens
+        self._flops += flops
+        self._steps += 1
 
-    def mark(self) -> float:
-        """Tokens per second since the last mark."""
+    def pause(self, seconds: float) -> None:
+        """Leaves out time since the last mark that was not spent on steps."""
+        self._paused += seconds
+
+    def mark(self) -> Rate:
+        """The rate since the last mark."""
         now = time.perf_counter()
-        rate = (self._tokens - self._tokens_at_last) / max(now - self._last, 1e-9)
-        self._last, self._tokens_at_last = now, self._tokens
+        seconds = max(now - self._last - self._paused, 1e-9)
+        rate = Rate(
+            (self._tokens - self._tokens_at_last) / seconds,
+            (self._flops - self._flops_at_last) / seconds,
+            seconds / max(1, self._steps),
+        )
+        self.seconds += seconds
+        self._last, self._steps, self._paused = now, 0, 0.0
+        self._tokens_at_last, self._flops_at_last = self._tokens, self._flops
         return rate
 
     @property
-    def seconds(self) -> float:
-        """Seconds since it was made."""
-        return time.perf_counter() - self._begin
-
-    @property
     def overall(self) -> float:
-        """Tokens per second since it was made."""
-        return self._tokens / max(self.seconds, 1e-9)
+        """Tokens per second over all that was marked."""
+        return self._tokens_at_last / max(self.seconds, 1e-9)

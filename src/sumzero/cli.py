@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -95,13 +96,48 @@ def _parser() -> argparse.ArgumentParser:
     )
     prepare.add_argument("--processes", type=_count, help="that tokenise (default: one a core)")
     prepare.add_argument("--json", action="store_true", help="print the report as JSON")
+    plan = add_stage(
+        "plan",
+        _plan,
+        "Memory, traffic and speed of each DeepSpeed preset, and which to take; needs no GPU.",
+        "sumzero plan recipes/full_8b_zero3.toml --gpus 16 --gpu-memory 80",
+    )
+    plan.add_argument("--gpus", type=_count, required=True, help="in all, over all nodes")
+    plan.add_argument("--gpu-memory", type=_gibibytes, metavar="GIB", help="default: the device's")
+    plan.add_argument("--device", default="H100", help="as torch names it, or short; default H100")
+    plan.add_argument("--gpus-per-node", type=_count, default=8, help="default: 8")
+    plan.add_argument("--json", action="store_true", help="print one JSON object")
     export = add_stage(
         "export",
         _export,
-        "Turn a checkpoint into a Hugging Face folder.",
-        "sumzero export runs/scitldr --checkpoint step-000400",
+        "Turn a checkpoint into a Hugging Face folder that transformers and vLLM have loaded.",
+        "sumzero export runs/scitldr --checkpoint step-000400 --dtype bfloat16",
     )
-    export.add_argument("--checkpoint", metavar="STEP", help="default: the newest")
+    export.add_argument("--checkpoint", metavar="STEP", help="or best; default: the newest")
+    form = export.add_mutually_exclusive_group()
+    for flag, text in (
+        ("merge", "adapters are merged into their base, into export/ (default)"),
+        ("adapter", "the adapters alone, in peft's format, into adapter/"),
+    ):
+        form.add_argument(f"--{flag}", action="store_const", const=flag, dest="form", help=text)
+    export.add_argument(
+        "--dtype",
+        choices=("bfloat16", "float16", "float32"),
+        help="of the weights (default: model.dtype)",
+    )
+    less = export.add_mutually_exclusive_group()
+    less.add_argument("--no-vllm", action="store_true", help="load it with transformers only")
+    less.add_argument(
+        "--no-probe", action="store_true", help="load it with neither: the model does not fit here"
+    )
+    convert = add_stage(
+        "convert",
+        _convert,
+        "Make a checkpoint ready to be resumed on another number of ranks, on a CPU.",
+        "sumzero convert runs/scitldr --workers 8",
+    )
+    convert.add_argument("--checkpoint", metavar="STEP", help="or best; default: the newest")
+    convert.add_argument("--workers", type=_count, default=1, help="processes (default: 1)")
     generate = add_stage(
         "generate",
         _generate,
@@ -121,6 +157,13 @@ def _parser() -> argparse.ArgumentParser:
         "sumzero score runs/scitldr --json",
     )
     score.add_argument("--json", action="store_true", help="print one JSON object")
+    status = add_stage(
+        "status",
+        _status,
+        "What a run's training is doing: state, rate, time left.",
+        "sumzero status runs/scitldr --json",
+    )
+    status.add_argument("--json", action="store_true", help="print one JSON object")
     add_stage("report", _report, "Write report.html.", "sumzero report runs/scitldr")
     return parser
 
@@ -130,6 +173,13 @@ def _count(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
     return number
+
+
+def _gibibytes(text: str) -> float:
+    size = float(text)
+    if not 0 < size < math.inf:
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+    return size
 
 
 def _config(options: argparse.Namespace) -> RunConfig:
@@ -173,10 +223,40 @@ def _prepare(options: argparse.Namespace) -> int:
     return 0
 
 
-def _export(options: argparse.Namespace) -> int:
-    from sumzero.train.export import export
+def _plan(options: argparse.Namespace) -> int:
+    from sumzero.train.communication import Cluster
+    from sumzero.train.devices import device_called
+    from sumzero.train.estimate import GIB
+    from sumzero.train.outlook_table import as_json, table
+    from sumzero.train.planner import outlook
 
-    print(export(_config(options), options.checkpoint))
+    config, device = _config(options), device_called(options.device)
+    room = round(options.gpu_memory * GIB) if options.gpu_memory else device.memory
+    found = outlook(config, Cluster(device, options.gpus, options.gpus_per_node), room)
+    print(json.dumps(as_json(config, found)) if options.json else table(config, found))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from sumzero.pipeline import export
+
+    print(
+        export(
+            _config(options),
+            options.checkpoint,
+            form=options.form,
+            dtype=options.dtype,
+            vllm=not options.no_vllm,
+            probe=not options.no_probe,
+        )
+    )
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from sumzero.train.convert import convert
+
+    print(convert(_config(options), options.checkpoint, options.workers))
     return 0
 
 
@@ -196,6 +276,15 @@ def _score(options: argparse.Namespace) -> int:
 
     scores = score(_config(options))
     print(json.dumps(scores) if options.json else table(scores))
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from sumzero.runfolder import RunFolder
+    from sumzero.status import status, table
+
+    found = status(RunFolder.of(_config(options)))
+    print(json.dumps(found) if options.json else table(found))
     return 0
 
 

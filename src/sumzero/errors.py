@@ -4,8 +4,10 @@
     |-- ConfigError   the run file or an override: names the key
     |-- DataError     a record, a file of records, a tokenizer or a model: names file and line
     `-- RunError      the state on disk or the machine: a stage missing, a disk full, a part absent
+        `-- RankLost  a rank of the launch died or hangs; the run can go on from its checkpoint
 
-Anything else that escapes is a bug of ours and keeps its traceback.
+Anything else that escapes is a bug of ours and keeps its traceback. Exit codes of training: 0 it is
+finished, EXIT_FAULT, EXIT_PREEMPTED or EXIT_RANK_LOST; the last two ask to be started again.
 """
 
 import errno
@@ -14,9 +16,15 @@ import sys
 import time
 from collections.abc import Callable
 
+EXIT_FAULT = 2
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: it was saved, try again
+EXIT_RANK_LOST = 76
+
 
 class SumZeroError(Exception):
     """A fault the user can mend. The message says where it is, what is wrong and what to do."""
+
+    exit_code = EXIT_FAULT
 
 
 class ConfigError(SumZeroError):
@@ -38,18 +46,25 @@ class RunError(SumZeroError):
     """The run cannot go on: an earlier stage is missing, results do not match, the disk is full."""
 
 
+class RankLost(RunError):
+    """A rank of the launch died or hangs. The message names it and the step."""
+
+    exit_code = EXIT_RANK_LOST
+
+
 def guarded(main: Callable[[], int], *, is_main_rank: bool = True) -> int:
-    """Runs a command and returns its exit code; a user's fault becomes one line and code 2.
+    """Runs a command and returns its exit code; a user's fault becomes one line and its code.
 
     On a launch of several ranks all meet the same fault: the others leave it to rank 0 to say it,
     and speak only if the launcher has not ended them after ten seconds.
     """
+    code = EXIT_FAULT
     try:
         return main()
     except ConfigError as error:
         lines = error.problems
     except SumZeroError as error:
-        lines = [str(error)]
+        lines, code = [str(error)], error.exit_code
     except KeyboardInterrupt:
         return 130
     except Exception as error:
@@ -63,7 +78,7 @@ def guarded(main: Callable[[], int], *, is_main_rank: bool = True) -> int:
         time.sleep(10)
     for line in lines:
         print(f"sumzero: {line}", file=sys.stderr, flush=True)
-    return 2
+    return code
 
 
 def _fault_of_the_machine(error: Exception) -> str | None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import sys
 import time
 from collections.abc import Iterable
@@ -56,7 +57,14 @@ class Events:
         self._file = file
 
     def write(self, event: str, **values: Any) -> None:
-        """Appends one event; a reader sees whole lines only, since each is one write."""
+        """Appends one event; a reader sees whole lines only, since each is one write.
+
+        JSON has no number that is not finite: it is null.
+        """
+        values = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in values.items()
+        }
         line = json.dumps({"time": round(time.time(), 3), "event": event, **values})
         with self._file.open("a", encoding="utf-8") as out:
             out.write(line + "\n")

@@ -6,6 +6,7 @@ Training and generation run in processes of their own: `deepspeed` starts the ra
 its memory back only with its process. On a cluster the stages are jobs; see slurm/.
 """
 
+import json
 import os
 import socket
 import subprocess
@@ -15,12 +16,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sumzero.config import RunConfig
 from sumzero.errors import ConfigError, RunError
 from sumzero.log import logger
 from sumzero.runfolder import RunFolder, alone
+from sumzero.status import status
 
 _CPU_RANKS = 2
 
@@ -66,9 +68,7 @@ def run(
     with stages("train"):
         _train(folder, num_ranks or default_ranks())
     with stages("export"):
-        from sumzero.train.export import export
-
-        export(config)
+        export(config, vllm=False)  # which loads it next, to generate
     for system in systems:
         with stages(f"generate {system}"):
             _generate(config, folder, system)
@@ -108,6 +108,37 @@ def prepare(config: RunConfig, processes: int | None = None) -> dict[str, Any]:
         return examples.prepare(config, folder, renderer, width, processes)
 
 
+def export(
+    config: RunConfig,
+    checkpoint: str | None = None,
+    *,
+    form: Literal["merge", "adapter"] | None = None,
+    dtype: str | None = None,
+    vllm: bool = True,
+    probe: bool = True,
+) -> Path:
+    """Exports a checkpoint and returns the folder, which transformers and vLLM have loaded then.
+
+    They do so in a process of its own, before the folder gets its name; without `vllm` or where it
+    is not installed, transformers alone, and without `probe` neither. Raises as
+    `sumzero.train.export.export`, and RunError where one does not load it or they give different
+    tokens.
+    """
+    from sumzero.runfile import as_dict
+    from sumzero.train.export import export as write
+
+    settings = json.dumps(as_dict(config))
+
+    def check(folder: Path) -> None:
+        flags = [] if vllm else ["--no-vllm"]
+        _process("-m", "sumzero.probe", str(folder), *flags, "--settings", settings)
+
+    made = write(config, checkpoint, form=form, dtype=dtype, check=check if probe else None)
+    if not probe:
+        logger.warning("%s: not loaded by transformers, nor by vLLM: --no-probe", made)
+    return made
+
+
 def require_packages() -> None:
     """Raises RunError where a package that the whole way needs is not installed."""
     missing = [name for name in ("deepspeed", "vllm") if find_spec(name) is None]
@@ -126,19 +157,14 @@ def default_ranks() -> int:
 
 
 def _train(folder: RunFolder, num_ranks: int) -> None:
-    from sumzero.runfolder import read_json
-    from sumzero.train import checkpoint
-
     _process(
         *("-m", "deepspeed.launcher.runner", "--quiet", "--num_gpus", str(num_ranks)),
         *("--master_addr", "127.0.0.1", "--master_port", str(_free_port())),
         *("--module", "sumzero.train", str(folder.config)),
     )
     # DeepSpeed's launcher can exit with 0 after its agent was killed: look for the result.
-    steps = read_json(folder.plan, "deepspeed --module sumzero.train")["steps"]
-    name = checkpoint.newest(folder.checkpoints)
-    if name is None or checkpoint.read_state(folder.checkpoints, name)["step"] != steps:
-        raise RunError(f"{folder.checkpoints}: training ended before step {steps}; run it again")
+    if status(folder)["state"] != "finished":
+        raise RunError(f"{folder.checkpoints}: training ended before its last step; run it again")
 
 
 def _generate(config: RunConfig, folder: RunFolder, system: str) -> None:

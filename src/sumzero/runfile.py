@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from sumzero.config import RunConfig, Source, Sources
+from sumzero.config import Lora, RunConfig, Source, Sources
 from sumzero.errors import ConfigError
 
 
@@ -123,13 +123,17 @@ def _problem(fault: dict[str, Any]) -> str:
     return f"{key}: {message[:1].lower()}{message[1:]}{shown}"
 
 
+# What lies below fields whose type is not itself a section.
+_SECTIONS: dict[Any, Any] = {Sources: Source, Lora | None: Lora}
+
+
 def _keys(settings: Any, prefix: str = "") -> list[str]:
     """All key paths below a settings class."""
     found = []
     for field in fields(settings):
         path = prefix + field.name
         found.append(path)
-        section = Source if field.type == Sources else field.type
+        section = _SECTIONS.get(field.type, field.type)
         if isinstance(section, type) and is_dataclass(section):
             found += _keys(section, path + ".")
     return found

@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,7 +35,9 @@ class RunFolder:
         self.data_report = root / "data" / "data_report.json"
         self.plan = root / "data" / "plan.json"
         self.checkpoints = root / "checkpoints"
+        self.tensorboard = root / "tensorboard"
         self.export = root / "export"
+        self.adapter = root / "adapter"
         self.generations = root / "generations"
         self.scores = root / "scores.json"
         self.report = root / "report.html"
@@ -57,21 +60,48 @@ class RunFolder:
 
 
 @contextmanager
-def alone(folder: Path, what: str) -> Iterator[None]:
-    """Holds a folder for one process. Raises RunError where another one has it.
+def alone(folder: Path, what: str, patience: float = 0.0, *, lock: str = ".lock") -> Iterator[None]:
+    """Holds a folder for one process. Raises RunError where another one has it for `patience`.
 
-    The lock ends with the process, however it ends. File systems without locks are not guarded.
+    Work that does not disturb another in the same folder has a `lock` file of its own. The lock
+    ends with the process, however it ends. File systems without locks are not guarded.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    end = time.monotonic() + patience
+    with (folder / lock).open("a+") as file:
+        while not _lock(file):
+            if time.monotonic() >= end:
+                file.seek(0)
+                holder = file.read() or what
+                raise RunError(f"{folder}: another `{holder}` is at work there; wait for it")
+            time.sleep(0.1)
+        file.truncate(0)
+        file.write(what)
+        file.flush()
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{folder}: another `{what}` is at work there; wait for it") from None
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-                raise
-        yield
+            yield
+        finally:
+            file.truncate(0)
+
+
+def is_held(folder: Path, what: str) -> bool:
+    """Whether a process holds the folder for `what`, by `alone`."""
+    try:
+        with (folder / ".lock").open() as file:
+            return not _lock(file, fcntl.LOCK_SH) and file.read() == what
+    except FileNotFoundError:
+        return False
+
+
+def _lock(file: IO[str], kind: int = fcntl.LOCK_EX) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise
+    return True
 
 
 @contextmanager

@@ -1,9 +1,7 @@
 import json
 import os
 import signal
-import socket
 import subprocess
-import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +15,10 @@ from sumzero.train import examples
 from sumzero.train.batches import family
 from sumzero.train.epoch import Epochs
 from sumzero.train.store import TokenStore
+
+from . import run_cases
+from .launches import Launched, command, rank_arguments
+from .trainings import Trainings
 
 HIDDEN_SIZE = 32
 
@@ -114,24 +116,6 @@ def prepared(tokenizer, tmp_path_factory):
     return Preparations(tokenizer, lambda: tmp_path_factory.mktemp("prepared"))
 
 
-def command(ranks, run_file, *overrides):
-    """The arguments and environment that start a training on this machine."""
-    return rank_arguments(ranks, "--module", "sumzero.train", run_file, *overrides)
-
-
-def rank_arguments(ranks, *program):
-    """The same, of a program of ours with its arguments."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    arguments = [
-        *(sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", str(ranks)),
-        *("--master_addr", "127.0.0.1", "--master_port", str(port)),
-        *(str(argument) for argument in program),
-    ]
-    return arguments, {**os.environ, "DS_ACCELERATOR": "cpu", "PYTHONWARNINGS": "ignore"}
-
-
 @pytest.fixture(scope="session")
 def rank_command():
     return rank_arguments
@@ -182,3 +166,79 @@ def kill_after():
             process.wait()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def case(tmp_path_factory, tokenizer, prepared):
+    """By name, a small training's run folder; all of `run_cases` are trained in one launch."""
+    root = tmp_path_factory.mktemp("cases")
+    run_cases.train(root, tokenizer, run_cases.CASES)
+    made = {}
+
+    def of(name):
+        if name not in made:
+            made[name] = run_cases.as_run(root, prepared, name, run_cases.CASES)
+        return made[name]
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def tiny_run(model_folder):
+    """Writes records and the run file of a tiny float32 training: `tiny_run(folder, **train)`."""
+
+    def write(folder, *, num_records=40, more="", **train):
+        for split, first in (("train", 0), ("held_out", 1000)):
+            Preparations.write(
+                folder / f"{split}.jsonl",
+                [
+                    {"id": index, "document": " ".join(words), "target": f"{words[0]} {words[-1]}."}
+                    for index in range(first, first + num_records)
+                    for words in [[f"word{(index * 7 + k) % 23}" for k in range(5 + index % 11)]]
+                ],
+            )
+        settings = {"bins_per_step": 2, "epochs": 20, "max_steps": 8, "lr": 1e-3, "log_every": 1}
+        lines = [f"{key} = {json.dumps(value)}" for key, value in (settings | train).items()]
+        file = folder / "run.toml"
+        file.write_text(
+            f"""
+            runs = "{folder}/runs"
+            [model]
+            path = "{model_folder}"
+            dtype = "float32"
+            [data]
+            train.path = "{folder}/train.jsonl"
+            max_length = 128
+            instruction = "Sum up."
+            {more}
+            [train]
+            """
+            + "\n".join(lines)
+        )
+        return file
+
+    return write
+
+
+@pytest.fixture
+def start_ranks(tmp_path):
+    """Starts a training on ranks of its own: `start_ranks(2, run_file, "train.lr=1")`."""
+    started = []
+
+    def start(ranks, run_file, *overrides, **options):
+        folder = tmp_path / f"launch-{len(started)}"
+        folder.mkdir()
+        started.append(Launched(folder, ranks, run_file, *overrides, **options))
+        return started[-1]
+
+    yield start
+    for launched in started:
+        launched.kill()
+
+
+@pytest.fixture(scope="module")
+def trainings(tmp_path_factory, model_folder):
+    """Trainings of a tiny model in forks of one process; see trainings.py."""
+    made = Trainings(tmp_path_factory.mktemp("trainings"), model_folder)
+    yield made
+    made.close()

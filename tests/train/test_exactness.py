@@ -11,12 +11,13 @@ from sumzero.pipeline import prepare
 from sumzero.runfile import load
 from sumzero.runfolder import RunFolder, read_jsonl
 from sumzero.train.batches import family
-from sumzero.train.engine import consolidated_weights
 from sumzero.train.epoch import Epochs, lay_out
 from sumzero.train.examples import store_file
 from sumzero.train.model import load_model
 from sumzero.train.packing import EMPTY
 from sumzero.train.store import TokenStore
+
+from .consolidated import consolidated_weights
 
 # Long and short documents and targets, so that ranks and bins get unequal supervised counts.
 # One has several references, and one document occurs in two rows: both are laid out once.

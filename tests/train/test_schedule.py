@@ -22,3 +22,8 @@ def test_constant_stays_at_the_peak():
 
 def test_a_single_step_runs_at_the_peak():
     assert _rates(num_steps=1, warmup=0.03) == [1.0]
+
+
+def test_warmup_in_steps_takes_the_place_of_the_share():
+    assert _rates(warmup=0.5, warmup_steps=10) == _rates(warmup=0.1)
+    assert _rates(warmup=0.5, warmup_steps=0) == _rates(warmup=0.0)

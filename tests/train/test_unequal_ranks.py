@@ -13,7 +13,14 @@ from .tiny_models import tiny_model
 CASES = [
     (kind, case)
     for kind in ("llama", "qwen3")  # an untied and a tied head
-    for case in ("plain", "checkpointed", "frozen head", "lora", "lora checkpointed")
+    for case in (
+        "plain",
+        "checkpointed",
+        "frozen head",
+        "lora",
+        "lora dropout",
+        "lora dropout checkpointed",
+    )
 ] + [("qwen3_moe", "plain"), ("phi", "plain"), ("phi", "checkpointed")]
 
 

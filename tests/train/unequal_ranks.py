@@ -6,12 +6,12 @@ import sys
 
 import torch
 from deepspeed.utils import safe_get_full_grad
-from peft import LoraConfig, inject_adapter_in_model
 
-from sumzero.config import Model, Train
+from sumzero.config import Lora, Model, Train
 from sumzero.kernels.packed_attention import NAME
 from sumzero.kernels.segments import Backends
 from sumzero.ranks import ranks
+from sumzero.train.adapters import add_adapters, bin_seed
 from sumzero.train.batches import Branch, Family, make_batch
 from sumzero.train.engine import Engine, deepspeed_settings, start, zero3_loading
 from sumzero.train.model import load_model
@@ -23,18 +23,25 @@ WORK = [[[LONG, SHORT], [], [SHORT]], [[], [], [LONG]]]  # of each rank, by micr
 COUNT = 12  # supervised tokens of all
 
 
-def prepared(folder, variant, settings=None):
+def prepared(folder, variant, settings=None, dtype=torch.float32, **options):
     with zero3_loading(settings or {}):
-        lm = load_model(folder, torch.float32, attention=NAME)
+        lm = load_model(folder, dtype, attention=NAME)
     if "lora" in variant:
+        add_adapters(lm, Lora(rank=2, dropout=0.3 if "dropout" in variant else 0.0), seed=7)
         torch.manual_seed(7)
-        adapters = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
-        inject_adapter_in_model(adapters, lm)
+        for name, parameter in lm.named_parameters():
+            if "lora_B" in name:  # they begin as zeros, and A would have no gradient
+                torch.nn.init.normal_(parameter, std=0.3)
     if "frozen" in variant:
         lm.get_output_embeddings().weight.requires_grad_(False)
     if "checkpointed" in variant:
         lm.gradient_checkpointing_enable()
-    return SupervisedLM(lm, Backends("sdpa", "sdpa"))
+    return SupervisedLM(lm, Backends("sdpa", "sdpa"), **options)
+
+
+def seed(rank, micro_step):
+    """Of a bin, whose number tells nothing of the rank that has it."""
+    return bin_seed(0, 3, 10 * rank + micro_step)
 
 
 def main(out, zero_file, variants):
@@ -43,8 +50,10 @@ def main(out, zero_file, variants):
     errors = {}
     for name, folder in variants.items():
         alone = prepared(folder, name).train()
-        for families in (families for rank in WORK for families in rank):
-            (alone(make_batch(families, 0)) / COUNT).backward()
+        for rank, work in enumerate(WORK):
+            for micro_step, families in enumerate(work):
+                torch.manual_seed(seed(rank, micro_step))
+                (alone(make_batch(families, 0)) / COUNT).backward()
 
         train = Train(deepspeed=zero_file)
         settings = deepspeed_settings(Model(dtype="float32"), train, len(WORK[who.rank]))
@@ -52,6 +61,7 @@ def main(out, zero_file, variants):
         for micro_step, families in enumerate(WORK[who.rank]):
             if micro_step:
                 engine.step(0.0)
+            torch.manual_seed(seed(who.rank, micro_step))
             engine.backward(engine.model(make_batch(families, 0)), COUNT)
         wanted = dict(alone.named_parameters())
         for parameter, x in engine.module.named_parameters():
