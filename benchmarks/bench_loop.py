@@ -39,7 +39,10 @@ def measure(options: argparse.Namespace, results: harness.Results) -> None:
     inside, begun = times["inside"][WARM_UP:], times["begun"][WARM_UP:]
     # The last step's total would hold the checkpoint.
     total, inside_sum = begun[-1] - begun[0], sum(inside[:-1])
-    told = f"{shape['num_layers']} layers, {shape['hidden_size']} wide, {length} tokens a step"
+    told = (
+        f"{shape['num_layers']} layers, {shape['hidden_size']} wide, bins of {length} tokens, full "
+        f"to {times['full']:.0%}"
+    )
     outside = 100 * (1 - inside_sum / total)
     results.add(
         f"outside of the model's step ({told})",
@@ -71,8 +74,8 @@ def _child(job: dict) -> None:
     folder = Path(job["folder"])
     rows = folder / "rows.jsonl"
     with rows.open("w") as out:
-        for index in range(400):
-            words = [f"w{(index * 31 + k * k) % 997}" for k in range(job["length"] // 4)]
+        for index in range(2000):
+            words = [f"w{(index * 31 + k * k) % 997}" for k in range(job["length"] // 16)]
             row = {"id": index, "document": " ".join(words), "target": " ".join(words[:20])}
             out.write(json.dumps(row) + "\n")
     shape = {**job["shape"], "intermediate_size": 3 * job["shape"]["hidden_size"]}
@@ -88,9 +91,11 @@ def _child(job: dict) -> None:
     )
     prepare(config)
     times: dict[str, list[float]] = {"begun": [], "inside": [], "bare": []}
+    tokens: list[int] = []
     original = loop.train_step
 
     def timed(trainer, work, *arguments):
+        tokens.append(work.tokens)
         times["begun"].append(time.perf_counter())
         loss = original(trainer, work, *arguments)
         times["inside"].append(time.perf_counter() - times["begun"][-1])
@@ -103,7 +108,8 @@ def _child(job: dict) -> None:
 
     loop.train_step = timed
     loop.train(config, Ranks())
-    print(json.dumps(times))
+    full = statistics.fmean(tokens) / job["length"]
+    print(json.dumps({**times, "full": full}))
 
 
 if __name__ == "__main__":
