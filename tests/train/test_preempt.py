@@ -9,6 +9,8 @@ from sumzero.runfile import load
 from sumzero.runfolder import RunFolder, read_jsonl
 from sumzero.train import checkpoint
 
+from .launches import Launched
+
 STEPS = 60
 
 
@@ -39,9 +41,11 @@ def _losses(folder):
 
 
 @pytest.fixture(scope="module")
-def whole(run_file, launch):
+def whole(run_file, tmp_path_factory):
     folder = _prepared(run_file, "whole")
-    launch(2, run_file, "name=whole")
+    # Started as the others are: another number of threads sums in another order.
+    launched = Launched(tmp_path_factory.mktemp("launch"), 2, run_file, "name=whole")
+    assert launched.codes() == [0, 0]
     return folder
 
 
