@@ -174,6 +174,12 @@ def test_a_value_out_of_range_is_one_problem_with_its_key(run_file, override):
     assert f": {override.partition('=')[0]}" in problem
 
 
+def test_a_weight_of_data_that_is_not_a_number_is_refused(run_file):
+    file = run_file('[data.train]\npath = "rows.jsonl"\nweight = nan\n')
+    (problem,) = problems(file)
+    assert problem.startswith(f"{file}: data.train.weight: ")
+
+
 @pytest.mark.parametrize("name", ["..", ".", ".hidden", "a/b", "../up", "", "a b", "a\\n", "-f"])
 def test_a_name_that_is_no_plain_folder_name_is_refused(run_file, name):
     (problem,) = problems(run_file(f'name = "{name}"'))

@@ -1,5 +1,6 @@
 import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,17 @@ def test_a_bug_keeps_its_traceback(capsys, bug):
         guarded(raising(bug))
     assert caught.value is bug
     assert capsys.readouterr().err == ""
+
+
+def test_a_reader_of_our_output_that_has_gone_is_no_bug():
+    program = "import sys; from sumzero.errors import guarded; sys.exit(guarded(lambda: print(1)))"
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-c", program], stdout=write, stderr=subprocess.PIPE, check=False
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_an_interrupt_is_quiet_and_gives_the_shells_code(capsys):

@@ -95,15 +95,19 @@ def assemble(
     return Assembled(trainer, backends, tokenizer.pad_token_id or 0, difference)
 
 
-def check_ranks(config: RunConfig, who: Ranks) -> None:
-    """Raises ConfigError where a step has fewer bins than there are ranks to work on them."""
-    groups = columns(config, who).world
+def check_ranks(config: RunConfig, who: Ranks, epochs: Epochs) -> None:
+    """Raises ConfigError where a step, DataError where an epoch, has fewer bins than ranks."""
+    groups, shared = columns(config, who).world, config.train.sequence_parallel
+    told = f"{groups} ranks" if shared == 1 else f"{groups} groups of {shared} ranks"
     if config.train.bins_per_step < groups:
-        shared = config.train.sequence_parallel
-        told = f"{groups} ranks" if shared == 1 else f"{groups} groups of {shared} ranks"
         raise ConfigError(
             f"train.bins_per_step = {config.train.bins_per_step} for {told}: some would have "
             "nothing to do; raise it, or start fewer ranks"
+        )
+    if (bins := epochs.epoch(0).plan.num_bins) < groups:
+        raise DataError(
+            f"data.train: fills {bins} bins of {config.data.max_length} tokens for {told}: some "
+            "would have nothing to do; start fewer ranks, or lower data.max_length"
         )
 
 

@@ -7,6 +7,7 @@ A kill at any moment leaves the checkpoints before it as they were. Loading alwa
 DeepSpeed, given none, warns and starts from zero.
 """
 
+import errno
 import re
 import shutil
 from collections.abc import Callable
@@ -168,16 +169,26 @@ def on_main(who: Ranks, work: Callable[[], _T]) -> _T:
     return result
 
 
+def remove(left: Path) -> None:
+    """Removes what is no checkpoint. Files that NFS keeps, since they are read, stay for later."""
+    try:
+        shutil.rmtree(left)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EBUSY):
+            raise
+        logger.warning("%s: cannot be removed yet (%s)", left, error.strerror)
+
+
 def _tidied(folder: Path) -> list[str]:
     """Removes what a kill has left; returns the names of what may be checkpoints, oldest first."""
     if not folder.is_dir():
         return []
     for left in (*folder.glob(f"*{PARTIAL}"), *folder.glob("*.new")):
         is_folder = left.is_dir() and not left.is_symlink()
-        shutil.rmtree(left) if is_folder else left.unlink()
+        remove(left) if is_folder else left.unlink()
     for old in folder.glob(f"*{OLD}"):
         name = folder / old.name.removesuffix(OLD)
-        shutil.rmtree(old) if name.exists() else old.rename(name)
+        remove(old) if name.exists() else old.rename(name)
     names = [path.name for path in folder.glob("step-*") if re.fullmatch(r"step-\d{6,}", path.name)]
     return sorted(names, key=step_of)
 

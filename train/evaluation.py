@@ -6,6 +6,7 @@ few. Paraphrases are those of epoch 0, and the mean does not depend on the numbe
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -51,8 +52,17 @@ class Evaluation:
         """Number of bins."""
         return len(self._bins)
 
-    def losses(self, trainer: Engine, who: Ranks, pad_id: int) -> dict[str, float]:
-        """The mean loss by task and, as "loss", of all tokens; all ranks call it together."""
+    def losses(
+        self,
+        trainer: Engine,
+        who: Ranks,
+        pad_id: int,
+        is_asked_to_end: Callable[[], bool] = lambda: False,
+    ) -> dict[str, float] | None:
+        """The mean loss by task and, as "loss", of all tokens; all ranks call it together.
+
+        None where `is_asked_to_end`, which is asked before every bin, says so to all ranks.
+        """
         model = trainer.model
         was_training = model.training
         model.eval()
@@ -60,6 +70,9 @@ class Evaluation:
         place = {name: index for index, name in enumerate(self.tokens)}
         with torch.no_grad():
             for first in range(0, len(self._bins), who.world):
+                if is_asked_to_end():
+                    model.train(was_training)
+                    return None
                 at = first + who.rank
                 name, members = self._bins[at] if at < len(self._bins) else (self._bins[0][0], [])
                 loss = model(self._batch(members, pad_id))

@@ -67,6 +67,15 @@ class Journal:
         if self._is_main:
             self._bar.update(1)
 
+    def checkpoint(self, step: int, seconds: float) -> None:
+        """One that is whole, and how long training stood still for it."""
+        self.event("checkpoint", step=step, seconds=round(seconds, 3))
+
+    def flush(self) -> None:
+        """What a resumed run will not log again must not be lost by a kill."""
+        if self._is_main:
+            self._board.flush()
+
     def close(self) -> None:
         """Writes what is still held back."""
         if self._is_main:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch.distributed import DistBackendError
 
 from sumzero.config import RunConfig
-from sumzero.errors import RankLost
+from sumzero.errors import RankLost, lost_connection
 from sumzero.log import logger
 from sumzero.ranks import Ranks
 from sumzero.runfolder import RunFolder, alone, write_json
@@ -52,11 +52,11 @@ def train(config: RunConfig, who: Ranks) -> bool:
     data = check_prepared(config, folder)
     path = folder.model_path(config)
     check_sequence_parallel(config, path, who.world)
-    check_ranks(config, who)
     journal.check_available(config)
     store = TokenStore(store_file(folder, "train"))
     width = hidden_size(path, config.model.revision)
     epochs = make_epochs(store, config, width)
+    check_ranks(config, who, epochs)
     settings = engine.deepspeed_settings(
         config.model,
         config.train,
@@ -66,9 +66,12 @@ def train(config: RunConfig, who: Ranks) -> bool:
         swap=folder.root / "swap",
     )
     expected = identity(config, data, epochs.digest, zero_stage(settings))
-    lock = alone(folder.root, "training", _LOCK_LEASE) if who.is_main else nullcontext()
+    lock = ExitStack()
     with Preemption(config.train, who, begun) as preemption, lock:
         device = engine.start(who)
+        # Not before all ranks have met: one that fails alone leaves the others to wait for it.
+        held = alone(folder.root, "training", _LOCK_LEASE)
+        checkpoint.on_main(who, lambda: lock.enter_context(held))
         preemption.connect()
         stalled = partial(folder.events.write, "stalled")
         with StallWatch(who, 60 * config.train.stall_minutes, stalled) as watch:
@@ -79,7 +82,7 @@ def train(config: RunConfig, who: Ranks) -> bool:
                     return True
                 finished = _steps(run)
             except RuntimeError as error:
-                is_of_links = isinstance(error, DistBackendError) or "by peer" in str(error)  # gloo
+                is_of_links = isinstance(error, DistBackendError) or lost_connection(error)
                 if is_of_links and (lost := watch.lost_rank()):
                     raise RankLost(lost) from None
                 raise
@@ -142,7 +145,7 @@ def _begin(
         epochs,
         expected,
         made.trainer,
-        Saver(made.trainer, folder.checkpoints, who, config.train),
+        Saver(made.trainer, folder.checkpoints, who, config.train, book.checkpoint),
         made.pad_id,
         standing,
         losses,
@@ -157,21 +160,19 @@ def _begin(
 def _steps(run: Run) -> bool:
     """Trains to the last step; returns whether it was reached."""
     train, standing, num_steps = run.config.train, run.standing, run.epochs.num_steps
+    if standing.owes_evaluation:
+        run.evaluate_owed()
     column = columns(run.config, run.who)
     feed = batches(
         run.epochs,
         rank=column.rank,
         world=column.world,
         start=standing.step,
-        stop=num_steps,
+        stop=standing.step if standing.ends else num_steps,
         pad_id=run.pad_id,
         loss_weight=train.loss_weight,
         flops=StepFlops.of(run.config),
     )
-    if standing.owes_evaluation and run.evaluate_owed():
-        run.save()
-    if standing.finished:
-        return True
     for step, work in feed:
         lr = learning_rate(step, num_steps, train)
         seeds = [bin_seed(run.config.seed, step, bin_) for bin_ in work.bins]
@@ -188,18 +189,18 @@ def _steps(run: Run) -> bool:
             run.log(lr)
         is_due = is_last or _is_due(standing.step, train.eval_every)
         # Where it ends in time, it is saved first: an evaluation can be long.
-        standing.owes_evaluation = is_due and asked.ends and not is_last
-        is_best = is_due and not standing.owes_evaluation and run.evaluate()
+        standing.owes_evaluation = is_due and asked.ends and run.evaluation is not None
+        is_best = is_due and not asked.ends and run.evaluate()
         standing.finished = is_finished(standing, num_steps, train)
         is_asked = asked != Asked.NOTHING or _is_due(standing.step, train.save_every)
-        if standing.finished or is_asked or is_best:
+        if standing.ends or is_asked or is_best:
             run.save()
         run.poll()
         run.journal.advance()
-        if standing.finished or asked.ends:
+        if standing.ends or asked.ends:
             break
         run.watch.at(step + 2, "waiting for its batches")
-    run.watch.at(standing.step, "waiting for its checkpoint")
+    run.watch.at(standing.step, "waiting for its checkpoint", slow=True)
     run.saver.finish()
     _tell_end(run)
     return standing.finished

@@ -77,7 +77,11 @@ class Preemption:
         if self._stepped_at is not None:
             self._longest_step = max(self._longest_step, now - self._stepped_at)
         self._stepped_at = now
-        ballot = torch.tensor(int(self._asked(now)))
+        return self.look()
+
+    def look(self) -> Asked:
+        """The same in the midst of something long, by all ranks."""
+        ballot = torch.tensor(int(self._asked(time.monotonic())))
         dist.all_reduce(ballot, dist.ReduceOp.MAX, group=self._group)
         return Asked(int(ballot))
 

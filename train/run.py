@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sumzero.config import RunConfig
+from sumzero.errors import RunError
 from sumzero.log import logger
 from sumzero.ranks import Ranks
 from sumzero.runfolder import RunFolder
@@ -13,7 +14,7 @@ from sumzero.train.epoch import Epochs
 from sumzero.train.evaluation import Evaluation
 from sumzero.train.journal import Journal
 from sumzero.train.losses import Losses
-from sumzero.train.preempt import Preemption
+from sumzero.train.preempt import Asked, Preemption
 from sumzero.train.saver import Saver
 from sumzero.train.sequence_parallel import columns
 from sumzero.train.standing import Standing, is_finished
@@ -54,7 +55,11 @@ class Run:
             records = self.epochs.records(standing.step - 1)
             self.journal.event("skipped", step=standing.step, records=records)
             logger.warning("step %d: a loss or gradient is not finite: skipped", standing.step)
-            standing.check_skipped(self.config.train.max_skipped, records)
+            try:
+                standing.check_skipped(self.config.train.max_skipped, records)
+            except RunError:  # all ranks meet it: what is being saved may become whole
+                self.saver.finish()
+                raise
 
     def log(self, lr: float) -> None:
         """The figures since the last time."""
@@ -72,14 +77,26 @@ class Run:
         )
 
     def evaluate(self) -> bool:
-        """The loss on held-out records; returns whether it is the best so far."""
+        """The loss on held-out records; returns whether it is the best so far.
+
+        Where the run is asked to end in the meantime it is broken off, and owed.
+        """
         if self.evaluation is None:
             return False
         self.watch.at(self.standing.step, "evaluation", slow=True)
         begun = time.perf_counter()
-        losses = self.evaluation.losses(self.trainer, columns(self.config, self.who), self.pad_id)
+        losses = self.evaluation.losses(
+            self.trainer,
+            columns(self.config, self.who),
+            self.pad_id,
+            lambda: self.preemption.look().ends,
+        )
         self.throughput.pause(time.perf_counter() - begun)
         self.preemption.paused()
+        self.standing.owes_evaluation = losses is None
+        if losses is None:
+            logger.warning("step %d: its evaluation is left to the next start", self.standing.step)
+            return False
         is_best = self.standing.evaluated(losses["loss"])
         self.journal.evaluation(self.standing.step, losses)
         logger.info(
@@ -90,13 +107,19 @@ class Run:
         )
         return is_best
 
-    def evaluate_owed(self) -> bool:
-        """What a run that ended in time had no time for; returns whether it is the best so far."""
+    def evaluate_owed(self) -> None:
+        """What a run that ended in time had no time for. Raises RunError where it never will."""
         standing = self.standing
         standing.owes_evaluation = False
         is_best = self.evaluate()
+        if standing.owes_evaluation and self.preemption.look() == Asked.END_IN_TIME:
+            raise RunError(
+                f"train.max_minutes = {self.config.train.max_minutes:g}: too little for one "
+                "evaluation; raise it, or have fewer records in data.validation"
+            )
         standing.finished = is_finished(standing, self.epochs.num_steps, self.config.train)
-        return is_best or standing.finished
+        if is_best or standing.finished:
+            self.save()
 
     def save(self) -> None:
         """A checkpoint of this step; `best` points to it where its evaluation is the best."""
@@ -108,7 +131,7 @@ class Run:
         seconds = self.saver.save(standing.step, state, best=is_best)
         self.preemption.saved(self.saver.longest)
         self.throughput.pause(seconds)
-        self.journal.event("checkpoint", step=standing.step, seconds=round(seconds, 3))
+        self.journal.flush()
 
     def poll(self) -> None:
         """Between steps: gives an asynchronous checkpoint its name once it is written."""

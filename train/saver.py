@@ -5,6 +5,7 @@ No rank is left waiting by another's full disk: faults are told to all before an
 
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,16 @@ from sumzero.config import Train
 from sumzero.errors import RunError, SumZeroError
 from sumzero.ranks import Ranks
 from sumzero.train import universal
-from sumzero.train.checkpoint import DAMAGED, OLD, PARTIAL, on_main, point, step_of, whole
+from sumzero.train.checkpoint import (
+    DAMAGED,
+    OLD,
+    PARTIAL,
+    on_main,
+    point,
+    remove,
+    step_of,
+    whole,
+)
 from sumzero.train.engine import Engine
 from sumzero.train.manifest import is_written, write_manifest, write_part
 from sumzero.train.shards import ShardFiles, flush_folder
@@ -31,13 +41,26 @@ class _Unfinished:
     files: ShardFiles
     about: dict[str, Any]
     begun: float
+    stalled: float | None = None  # seconds that training stood still, of one that is written later
     is_committed: bool = False
 
 
 class Saver:
-    """Saves the checkpoints of a run; all ranks hold one and call `save` and `finish` together."""
+    """Saves the checkpoints of a run; all ranks hold one and call `save` and `finish` together.
 
-    def __init__(self, engine: Engine, folder: Path, who: Ranks, train: Train) -> None:
+    `tell` is called on rank 0 of each that is whole, with its step and the seconds that training
+    stood still for it.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        folder: Path,
+        who: Ranks,
+        train: Train,
+        tell: Callable[[int, float], None] = lambda step, seconds: None,
+    ) -> None:
+        self._tell = tell
         self._engine = engine
         self._folder = folder
         self._who = who
@@ -70,7 +93,9 @@ class Saver:
         self._unfinished.files.start(self._write_part)
         if not later:
             self.finish()
-        return time.perf_counter() - begun
+            return time.perf_counter() - begun
+        self._unfinished.stalled = time.perf_counter() - begun
+        return self._unfinished.stalled
 
     def poll(self) -> None:
         """Gives the checkpoint its name if all ranks have written it.
@@ -110,17 +135,19 @@ class Saver:
 
     def _prepare(self, name: str) -> None:
         shutil.rmtree(self._folder / (name + PARTIAL), ignore_errors=True)
-        (self._folder / (name + PARTIAL)).mkdir(parents=True)
+        (self._folder / (name + PARTIAL)).mkdir(parents=True, exist_ok=True)
 
     def _write_part(self, records: dict[str, Any]) -> None:
         assert self._unfinished is not None
         write_part(self._folder / (self._unfinished.name + PARTIAL), self._who.rank, records)
 
     def _settle(self, unfinished: _Unfinished, *, failed: bool) -> None:
-        if failed:  # a full disk gets its room back
-            shutil.rmtree(self._folder / (unfinished.name + PARTIAL), ignore_errors=True)
-        elif not unfinished.is_committed:
-            self._commit(unfinished)
+        try:
+            if not failed and not unfinished.is_committed:
+                self._commit(unfinished)
+        finally:  # a full disk gets its room back
+            if not unfinished.is_committed:
+                shutil.rmtree(self._folder / (unfinished.name + PARTIAL), ignore_errors=True)
 
     def _commit(self, unfinished: _Unfinished) -> None:
         """Makes of the files a checkpoint; on rank 0, once all ranks have written theirs."""
@@ -139,7 +166,9 @@ class Saver:
         if unfinished.best:
             point(self._folder, "best", unfinished.name)
         unfinished.is_committed = True
-        self.longest = max(self.longest or 0.0, time.perf_counter() - unfinished.begun)
+        seconds = time.perf_counter() - unfinished.begun
+        self.longest = max(self.longest or 0.0, seconds)
+        self._tell(step_of(unfinished.name), unfinished.stalled or seconds)
         shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(self._folder / (unfinished.name + DAMAGED), ignore_errors=True)
         universal.remove(self._folder)
@@ -152,8 +181,7 @@ class Saver:
         for name in names:
             if name not in kept and not (every and step_of(name) % every == 0):
                 # Never half a checkpoint under a whole one's name.
-                gone = (self._folder / name).rename(self._folder / (name + PARTIAL))
-                shutil.rmtree(gone)
+                remove((self._folder / name).rename(self._folder / (name + PARTIAL)))
 
 
 def _described(error: Exception | None) -> str | None:

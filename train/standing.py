@@ -29,11 +29,16 @@ class Standing:
     @classmethod
     def of(cls, state: dict[str, Any]) -> "Standing":
         """Takes up what a checkpoint kept."""
-        return cls(**state["standing"])
+        return cls(**{**state["standing"], "finished": False})  # the limits may be others now
 
     def as_state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
         return {"standing": asdict(self)}
+
+    @property
+    def ends(self) -> bool:
+        """Whether no step is to be made now."""
+        return self.finished or self.owes_evaluation
 
     def count_skipped(self, is_skipped: bool) -> None:
         """After a step: whether ZeRO left it out because its gradient was not finite."""
@@ -75,6 +80,6 @@ class Standing:
 
 
 def is_finished(standing: Standing, num_steps: int, train: Train) -> bool:
-    """Whether the last step is done, or the evaluations got no better for long enough."""
+    """Whether the last step is done and evaluated, or evaluations got no better for long enough."""
     stops_early = train.early_stop is not None and standing.worse_in_a_row >= train.early_stop
-    return standing.step >= num_steps or stops_early
+    return (standing.step >= num_steps or stops_early) and not standing.owes_evaluation

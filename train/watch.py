@@ -25,7 +25,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from sumzero.errors import EXIT_FAULT, EXIT_RANK_LOST, RankLost, SumZeroError
+from sumzero.errors import EXIT_FAULT, EXIT_RANK_LOST, RankLost, SumZeroError, machine_fault
 from sumzero.ranks import Ranks
 
 _TICK = 1.0  # seconds
@@ -77,11 +77,14 @@ class StallWatch:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._closed.set()
-        if isinstance(error, SumZeroError) and not isinstance(error, RankLost):
+        if isinstance(error, SumZeroError):
+            fault = None if isinstance(error, RankLost) else str(error)
+        else:
+            fault = machine_fault(error) if isinstance(error, Exception) else None
+        if fault is not None:
             with suppress(RuntimeError):
-                self._store.set(_FAULT, f"{self._who.rank}|{error}")
-            if self._who.is_main and self._who.world > 1:
-                time.sleep(2 * _TICK)  # its store is what the others learn it from
+                self._store.set(_FAULT, f"{self._who.rank}|{fault}")
+            self._let_others_learn()
 
     def at(self, step: int, doing: str, *, slow: bool = False) -> None:
         """Tells where this rank is: the step it makes, and what it does for it.
@@ -123,12 +126,12 @@ class StallWatch:
         self._tick += 1
         self._store.set(str(self._who.rank), f"{self._tick}|{self._moves}|{self._words}")
         if self._store.check([_VERDICT]):  # another rank has said what is wrong
-            faulthandler.dump_traceback(all_threads=True)
-            os._exit(EXIT_RANK_LOST)
+            self._leave()
         if self._store.check([_FAULT]) and not self._closed.is_set():
             rank, told = self._store.get(_FAULT).decode().split("|", 1)
             if self._who.is_main:
-                print(f"sumzero: rank {rank}: {told}", file=sys.stderr, flush=True)
+                _say(f"rank {rank}: {told}")
+            self._let_others_learn()
             os._exit(EXIT_FAULT)
         self._told_at = time.monotonic()
 
@@ -171,11 +174,22 @@ class StallWatch:
         told = f"{self._who.rank}|{said}"
         if not has_store or self._store.compare_set(_VERDICT, "", told).decode() == told:
             self._report(message=said)
-            print(f"sumzero: {said}", file=sys.stderr, flush=True)
-        faulthandler.dump_traceback(all_threads=True)
-        if self._who.is_main:
-            time.sleep(3 * _TICK)  # its store is what the others learn it from
+            _say(said)
+        self._leave()
+
+    def _leave(self) -> None:
+        faulthandler.dump_traceback(2, all_threads=True)  # sys.stderr may be another now
+        self._let_others_learn()
         os._exit(EXIT_RANK_LOST)
+
+    def _let_others_learn(self) -> None:
+        """Rank 0 has the store: it is the last to leave."""
+        if self._who.is_main and self._who.world > 1:
+            time.sleep(3 * _TICK)
+
+
+def _say(line: str) -> None:
+    print(f"sumzero: {line}", file=sys.__stderr__, flush=True)
 
 
 def _ranks(numbers: list[int]) -> str:

@@ -60,16 +60,21 @@ def guarded(main: Callable[[], int], *, is_main_rank: bool = True) -> int:
     """
     code = EXIT_FAULT
     try:
-        return main()
+        ended = main()
+        sys.stdout.flush()
+        return ended
     except ConfigError as error:
         lines = error.problems
     except SumZeroError as error:
         lines, code = [str(error)], error.exit_code
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # who reads our output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except Exception as error:
-        reason = _fault_of_the_machine(error)
-        if reason is None and "by peer" in str(error):  # gloo's closed or reset connection
+        reason = machine_fault(error)
+        if reason is None and lost_connection(error):
             reason = "another rank ended; its own message says why"
         if reason is None:
             raise
@@ -81,7 +86,13 @@ def guarded(main: Callable[[], int], *, is_main_rank: bool = True) -> int:
     return code
 
 
-def _fault_of_the_machine(error: Exception) -> str | None:
+def lost_connection(error: Exception) -> bool:
+    """Whether gloo says so: that another rank closed or reset it, or is gone."""
+    is_of_links = isinstance(error, RuntimeError)
+    return is_of_links and any(sign in str(error) for sign in ("by peer", "Broken pipe"))
+
+
+def machine_fault(error: Exception) -> str | None:
     """One line where the disk is full or a path may not be written, else None.
 
     safetensors and torch report a full disk in exceptions of their own, by its text only.

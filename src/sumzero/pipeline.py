@@ -8,12 +8,13 @@ its memory back only with its process. On a cluster the stages are jobs; see slu
 
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -159,7 +160,7 @@ def default_ranks() -> int:
 def _train(folder: RunFolder, num_ranks: int) -> None:
     _process(
         *("-m", "deepspeed.launcher.runner", "--quiet", "--num_gpus", str(num_ranks)),
-        *("--master_addr", "127.0.0.1", "--master_port", str(_free_port())),
+        *("--master_addr", "127.0.0.1", "--master_port", str(free_port())),
         *("--module", "sumzero.train", str(folder.config)),
     )
     # DeepSpeed's launcher can exit with 0 after its agent was killed: look for the result.
@@ -196,11 +197,16 @@ def _process(*arguments: str) -> None:
         raise RunError(f"{what} ended with exit code {code}; its own message stands above")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+def free_port() -> int:
+    """A port that is free now, and that no connection is given before it is bound.
+
+    Linux takes those of outgoing connections from 32768 upwards.
+    """
+    for port in random.Random().sample(range(20_000, 32_000), 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RunError("no free port between 20000 and 32000")
 
 
 def run_file(path: str) -> Path:

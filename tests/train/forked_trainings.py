@@ -5,6 +5,7 @@ by SIGKILL: from outside after some seconds, or by itself at its n-th change of 
 """
 
 import ctypes
+import errno
 import json
 import os
 import re
@@ -13,7 +14,6 @@ import runpy
 import select
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +23,7 @@ import traceback
 from pathlib import Path
 
 from sumzero.errors import guarded
+from sumzero.pipeline import free_port
 from sumzero.train.__main__ import main as train_main
 
 NOT_PERMITTED = 77  # exit code where mounts are not allowed
@@ -54,6 +55,16 @@ def kill_at(change, kind):
     sys.addaudithook(look)
 
 
+def full_at(file):
+    """Arms this process: its disk is full when this file is to be opened."""
+
+    def look(event, arguments):
+        if event == "open" and str(arguments[0]).endswith(file):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), arguments[0])
+
+    sys.addaudithook(look)
+
+
 def child(rank, ranks, port, training):
     log = os.open(training["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
@@ -63,6 +74,8 @@ def child(rank, ranks, port, training):
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     if training.get("kill_at") and rank == training.get("kill_rank", 0):
         kill_at(training["kill_at"], training.get("kill_in", "step-"))
+    if training.get("full_at"):
+        full_at(training["full_at"])
     if training.get("limit") and rank == training.get("limit_rank", 0):
         resource.setrlimit(resource.RLIMIT_FSIZE, (training["limit"], training["limit"]))
     if disk := training.get("disk"):
@@ -100,9 +113,7 @@ def mount_alone(folder, size):
 
 def run(training):
     ranks = training.get("ranks", 1)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     begun = time.monotonic()
     pids = []
     for rank in range(ranks):

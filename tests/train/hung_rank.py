@@ -1,8 +1,10 @@
 """Run by test_watch.py in place of `sumzero.train`: its data hang, or fail, at the tenth document.
 
-Its first argument says which: "hang" or "fail"; the others are those of `sumzero.train`.
+Its first argument says which: "hang", "fail" with an error of ours, or "disk" with one of the
+system's; the others are those of `sumzero.train`.
 """
 
+import errno
 import sys
 import threading
 
@@ -20,6 +22,8 @@ def broken(*arguments):
     if next(calls, None) is None:
         if how == "hang":  # as a file server does
             threading.Event().wait()
+        if how == "disk":
+            raise OSError(errno.ENOSPC, "full", "/scratch")
         raise RunError("this rank's disk is broken")
     return family(*arguments)
 

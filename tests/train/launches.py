@@ -1,17 +1,12 @@
 """Ways to start the ranks of a training: by DeepSpeed's launcher, or one by one."""
 
 import os
-import socket
 import subprocess
 import sys
 
 import pytest
 
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+from sumzero.pipeline import free_port
 
 
 def command(ranks, run_file, *overrides):

@@ -171,6 +171,14 @@ def test_a_full_disk_is_one_line_and_gets_its_room_back(trainings, stopped, how)
     assert {path.split("/")[0] for path in left} == {"latest", "step-000002", "step-000004"}
 
 
+def test_a_disk_that_is_full_at_the_manifest_gets_its_room_back(trainings, stopped):
+    run = stopped("full manifest")
+    said = fault(trainings.train(run, expect=2, full_at="step-000006.partial/sumzero.json.partial"))
+    assert "No space left on device; nothing half-written was kept" in said
+    left = {path.name for path in run.checkpoints.iterdir()}
+    assert left == {"latest", "step-000002", "step-000004"}
+
+
 def test_a_folder_that_cannot_be_written_to_is_one_line(trainings, stopped):
     run = stopped("read-only")
     done = trainings.train(run, expect=None, disk=str(run.checkpoints), size=0)
@@ -187,6 +195,21 @@ def test_the_newest_the_best_and_multiples_are_kept(trainings, stopped):
     kept = [checkpoint.step_of(name) for name in checkpoint.whole(run.checkpoints)]
     assert kept == [2, 4, 8, 12]
     assert (run.checkpoints / "latest").readlink().name == LAST
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_yet_stays_and_training_goes_on(
+    trainings, whole, stopped
+):
+    run = stopped("busy")
+    (run.checkpoints / "step-000002" / "read").mkdir()
+    busy = {"disk": str(run.checkpoints / "step-000002" / "read"), "size": 4}  # mounted there
+    done = trainings.train(run, "train.keep_last=1", expect=None, **busy)
+    if done["codes"] == [NOT_PERMITTED]:
+        pytest.skip("mounting is not permitted here")
+    assert done["codes"] == [0], done["log"][-3000:]
+    assert "step-000002.partial: cannot be removed yet (Device or resource busy)" in done["log"]
+    assert checkpoint.whole(run.checkpoints) == [LAST]
+    assert_same_run(run, whole, LAST)
 
 
 def test_a_checkpoint_is_converted_beforehand(trainings, stopped, capsys):

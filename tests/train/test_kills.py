@@ -77,7 +77,8 @@ def test_so_do_two_ranks(trainings, whole):
 
 
 def test_so_do_those_that_save_while_they_train(trainings, whole):
-    killed_at_random(trainings, whole, 3, "train.save_async=true", seed=3, name="async")
+    asynchronous = "train.save_async=true"
+    killed_at_random(trainings, whole, 3, asynchronous, seed=3, name="async", ranks=2)
 
 
 @pytest.mark.slow

@@ -126,6 +126,7 @@ def test_steps_that_are_not_finite_are_skipped_and_end_the_run(run_file, start_r
     ("ranks", "override", "told"),
     [
         (2, "train.bins_per_step=1", "train.bins_per_step = 1 for 2 ranks"),
+        (2, "data.max_length=4096", "data.train: fills 1 bins of 4096 tokens for 2 ranks"),
         (1, "train.wandb=sums", "train.wandb: wandb is not installed; pip install wandb"),
     ],
 )

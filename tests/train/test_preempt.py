@@ -11,7 +11,7 @@ from sumzero.train import checkpoint
 
 from .launches import Launched
 
-STEPS = 60
+STEPS = 120  # so many that a signal comes before the last
 
 
 @pytest.fixture(scope="module")

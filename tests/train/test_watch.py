@@ -20,7 +20,7 @@ def run_file(tmp_path_factory, tiny_run):
 
 
 def _prepared(run_file, request):
-    name = f"name={request.node.name}"
+    name = f"name={re.sub(r'[^a-z0-9_]+', '-', request.node.name)[:60]}"
     config = load(run_file, [name])
     prepare(config)
     return name, RunFolder.of(config)
@@ -80,9 +80,18 @@ def test_a_rank_that_hangs_is_named_and_not_those_that_wait_for_it(run_file, sta
     assert re.match(told, line), line
 
 
-def test_a_fault_of_one_rank_ends_all_with_its_code_and_words(run_file, start_ranks, request):
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("fail", "this rank's disk is broken"),
+        ("disk", "/scratch: No space left on device"),
+    ],
+)
+def test_a_fault_of_one_rank_ends_all_with_its_code_and_words(
+    run_file, start_ranks, request, how, told
+):
     name, _ = _prepared(run_file, request)
-    launched = start_ranks(2, run_file, name, programs={1: (HUNG_RANK, "fail")})
+    launched = start_ranks(2, run_file, name, programs={1: (HUNG_RANK, how)})
     assert launched.codes() == [2, 2]
     first, _ = launched.lines()  # without a launcher, which ends it, rank 1 speaks as well
-    assert first == "sumzero: rank 1: this rank's disk is broken"
+    assert first.startswith(f"sumzero: rank 1: {told}")
