@@ -126,7 +126,6 @@ def test_steps_that_are_not_finite_are_skipped_and_end_the_run(run_file, start_r
     ("ranks", "override", "told"),
     [
         (2, "train.bins_per_step=1", "train.bins_per_step = 1 for 2 ranks"),
-        (2, "data.max_length=4096", "data.train: fills 1 bins of 4096 tokens for 2 ranks"),
         (1, "train.wandb=sums", "train.wandb: wandb is not installed; pip install wandb"),
     ],
 )
@@ -140,3 +139,15 @@ def test_what_cannot_work_is_refused_before_anything_is_loaded(
     assert len(launched.lines()) == ranks  # without a launcher nobody ends the second one
     assert all(told in line for line in launched.lines())
     assert sorted(folder.root.rglob("*")) == before
+
+
+def test_fewer_bins_than_ranks_are_refused(run_file, start_ranks):
+    few = run_file.with_name("few.jsonl")
+    rows = run_file.with_name("train.jsonl").read_text().splitlines(keepends=True)
+    few.write_text("".join(rows[:2]))
+    options = ["name=few", f"data.train.path={few}"]
+    prepare(load(run_file, options))
+    launched = start_ranks(2, run_file, *options)
+    assert launched.codes() == [2, 2]
+    told = "sumzero: data.train: fills 1 bins of 128 tokens for 2 ranks: some would have nothing"
+    assert all(line.startswith(told) for line in launched.lines())
