@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness import Results, main, median_seconds
+from harness import Results, cpu_dtype, main, median_seconds
 
 # Layers, hidden, intermediate, vocabulary, tokens of a step, saves.
 FULL = (12, 768, 2304, 32768, 256, 5)
@@ -42,10 +42,12 @@ def _measure(size: tuple[int, ...], folder: Path, results: Results) -> None:
     path = _weights(size, folder)
     device = start(Ranks())
     train = Train(deepspeed="zero3", keep_last=1)
-    settings = deepspeed_settings(Model(), train, 1)
+    name = "bfloat16" if device.type == "cuda" else cpu_dtype()
+    dtype = getattr(torch, name)
+    settings = deepspeed_settings(Model(dtype=name), train, 1)
     with zero3_loading(settings):
-        lm = load_model(path, torch.bfloat16)
-    backends = choose_backends(device, torch.bfloat16, 64, "auto")
+        lm = load_model(path, dtype)
+    backends = choose_backends(device, dtype, 64, "auto")
     engine = Engine(SupervisedLM(lm, backends).train(), settings, train)
     tokens = torch.randint(8, vocab, (num_tokens,)).tolist()
     cut = num_tokens * 9 // 10
@@ -57,7 +59,7 @@ def _measure(size: tuple[int, ...], folder: Path, results: Results) -> None:
 
     step()
     seconds = median_seconds(step, saves)
-    results.add(f"step of {num_tokens} tokens", seconds, "s")
+    results.add(f"step of {num_tokens} tokens, {name}", seconds, "s")
     stalls: dict[bool, list[float]] = {}
     for later in (False, True):
         out = folder / f"checkpoints-{later}"

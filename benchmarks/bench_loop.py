@@ -42,8 +42,8 @@ def measure(options: argparse.Namespace, results: harness.Results) -> None:
     inside, outside, bare = (times[name][WARM_UP:-1] for name in ("inside", "outside", "bare"))
     total = sum(inside) + sum(outside)
     told = (
-        f"{shape['num_layers']} layers, {shape['hidden_size']} wide, bins of {length} tokens, full "
-        f"to {times['full']:.0%}"
+        f"{shape['num_layers']} layers, {shape['hidden_size']} wide, {harness.cpu_dtype()}, bins of "
+        f"{length} tokens, full to {times['full']:.0%}"
     )
     share = 100 * sum(outside) / total
     results.add(
@@ -85,7 +85,10 @@ def _child(job: dict) -> None:
         {
             "name": "loop",
             "runs": str(folder),
-            "model": {"scratch": {"vocab_size": 2000, **shape}},
+            "model": {
+                "dtype": harness.cpu_dtype(),
+                "scratch": {"vocab_size": 2000, **shape},
+            },
             "data": {"train": {"path": str(rows)}, "max_length": job["length"]},
             "train": {"bins_per_step": 1, "max_steps": job["steps"], "epochs": 9, "log_every": 1},
         },

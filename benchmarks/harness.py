@@ -93,6 +93,13 @@ def median_seconds(function: Callable[[], Any], repeats: int) -> float:
     return statistics.median(times)
 
 
+def cpu_dtype() -> str:
+    """What the CPU computes fast: without its own instructions bfloat16 is a hundred times slower."""
+    import torch
+
+    return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
+
+
 def device() -> str:
     """The machine, in words."""
     import torch
