@@ -42,8 +42,8 @@ def measure(options: argparse.Namespace, results: harness.Results) -> None:
     inside, outside, bare = (times[name][WARM_UP:-1] for name in ("inside", "outside", "bare"))
     total = sum(inside) + sum(outside)
     told = (
-        f"{shape['num_layers']} layers, {shape['hidden_size']} wide, {harness.cpu_dtype()}, bins of "
-        f"{length} tokens, full to {times['full']:.0%}"
+        f"{shape['num_layers']} layers, {shape['hidden_size']} wide, {harness.cpu_dtype()}, bins "
+        f"of {length} tokens, full to {times['full']:.0%}"
     )
     share = 100 * sum(outside) / total
     results.add(

@@ -94,7 +94,7 @@ def median_seconds(function: Callable[[], Any], repeats: int) -> float:
 
 
 def cpu_dtype() -> str:
-    """What the CPU computes fast: without its own instructions bfloat16 is a hundred times slower."""
+    """What the CPU is fast at: without instructions for it bfloat16 is 100 times slower."""
     import torch
 
     return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
