@@ -1,0 +1,67 @@
+"""A real Slurm cluster of two nodes for the tests of this folder: `cluster`, of cluster.py."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from .cluster import Cluster
+from .programs import why_not
+
+FOLDER = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if FOLDER in item.path.parents:
+            item.add_marker("slurm")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    report = yield
+    cluster = getattr(item, "funcargs", {}).get("cluster")
+    if report.when == "call" and report.failed and cluster is not None:
+        evidence = cluster.evidence()
+        if evidence.splitlines()[-1] not in report.longreprtext:  # a wait of the cluster's tells it
+            report.sections.append(("Slurm", evidence))
+    return report
+
+
+@pytest.fixture(scope="session")
+def state_folder():
+    """Makes folders for clusters; pytest's own have names too long for sockets."""
+    if hindrance := why_not():
+        pytest.skip(hindrance)
+    made = []
+
+    def make():
+        made.append(Path(tempfile.mkdtemp(prefix="sz", dir="/tmp")))
+        return made[-1]
+
+    yield make
+    for folder in made:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def cluster(state_folder):
+    """One for all tests: after each, its jobs are cancelled and its nodes put right."""
+    with Cluster(state_folder()) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def settled(request):
+    """What a test leaves on the cluster does not disturb the next one."""
+    shared = request.getfixturevalue("cluster") if "cluster" in request.fixturenames else None
+    yield
+    if shared is None:
+        return
+    try:
+        shared.settle()
+    except Exception:
+        shared.stop()
+        shared.start()
+        raise
