@@ -6,8 +6,9 @@ import warnings
 
 from sumzero import log
 from sumzero.errors import EXIT_PREEMPTED, guarded
-from sumzero.ranks import ranks
-from sumzero.runfile import load
+from sumzero.ranks import ranks, tell_exit
+from sumzero.runfile import load, run_file
+from sumzero.signals import end_as_preempted
 
 
 def main() -> int:
@@ -18,14 +19,15 @@ def main() -> int:
         epilog="example: deepspeed --num_gpus 8 --module sumzero.train recipes/scitldr.toml "
         "train.lr=1e-5",
     )
-    parser.add_argument("run", help="the TOML run file")
+    parser.add_argument("run", help="the TOML run file, or a run folder")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the launcher adds it
     arguments = parser.parse_args()
     who = ranks()
     log.configure(who)
+    end_as_preempted()
     warnings.filterwarnings("ignore", category=FutureWarning)
-    config = load(arguments.run, arguments.overrides)
+    config = load(run_file(arguments.run), arguments.overrides)
 
     from sumzero.train.loop import train  # after the arguments: torch takes seconds to import
 
@@ -33,4 +35,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main, is_main_rank=ranks().is_main))
+    sys.exit(tell_exit(guarded(main, is_main_rank=ranks().is_main)))

@@ -18,8 +18,7 @@ import torch.distributed as dist
 from sumzero.config import Train
 from sumzero.log import logger
 from sumzero.ranks import Ranks
-
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+from sumzero.signals import PREEMPTION
 
 
 class Asked(IntEnum):
@@ -53,11 +52,11 @@ class Preemption:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Preemption":
-        self._before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        self._before = {number: signal.signal(number, self._on_signal) for number in PREEMPTION}
         return self
 
     def __exit__(self, *error: object) -> None:
-        # From here on a signal ends the process: there is nothing left to save.
+        # From here on a signal ends the process as before: there is nothing left to save.
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

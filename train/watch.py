@@ -26,7 +26,7 @@ from typing import Any
 import torch.distributed as dist
 
 from sumzero.errors import EXIT_FAULT, EXIT_RANK_LOST, RankLost, SumZeroError, machine_fault
-from sumzero.ranks import Ranks
+from sumzero.ranks import Ranks, tell_exit
 
 _TICK = 1.0  # seconds
 _TICKS_TO_ANSWER = 4
@@ -131,6 +131,7 @@ class StallWatch:
             rank, told = self._store.get(_FAULT).decode().split("|", 1)
             if self._who.is_main:
                 _say(f"rank {rank}: {told}")
+            tell_exit(EXIT_FAULT)
             self._let_others_learn()
             os._exit(EXIT_FAULT)
         self._told_at = time.monotonic()
@@ -178,6 +179,7 @@ class StallWatch:
         self._leave()
 
     def _leave(self) -> None:
+        tell_exit(EXIT_RANK_LOST)
         faulthandler.dump_traceback(2, all_threads=True)  # sys.stderr may be another now
         self._let_others_learn()
         os._exit(EXIT_RANK_LOST)

@@ -12,8 +12,7 @@ from pathlib import Path
 from sumzero import __version__, log
 from sumzero.config import RunConfig
 from sumzero.errors import guarded
-from sumzero.pipeline import run_file
-from sumzero.runfile import load
+from sumzero.runfile import load, run_file
 
 # Imports of stages are inside the commands: `sumzero --help` must not load torch.
 

@@ -4,10 +4,12 @@
     |-- ConfigError   the run file or an override: names the key
     |-- DataError     a record, a file of records, a tokenizer or a model: names file and line
     `-- RunError      the state on disk or the machine: a stage missing, a disk full, a part absent
-        `-- RankLost  a rank of the launch died or hangs; the run can go on from its checkpoint
+        |-- RankLost  a rank of the launch died or hangs; the run can go on from its checkpoint
+        `-- BadNodes  nodes of the launch are not fit for it; without them it can go on
 
 Anything else that escapes is a bug of ours and keeps its traceback. Exit codes of training: 0 it is
-finished, EXIT_FAULT, EXIT_PREEMPTED or EXIT_RANK_LOST; the last two ask to be started again.
+finished, EXIT_FAULT, EXIT_PREEMPTED or EXIT_RANK_LOST; the last two ask to be started again, and so
+does EXIT_BAD_NODES of the checks before it.
 """
 
 import errno
@@ -19,6 +21,7 @@ from collections.abc import Callable
 EXIT_FAULT = 2
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: it was saved, try again
 EXIT_RANK_LOST = 76
+EXIT_BAD_NODES = 77
 
 
 class SumZeroError(Exception):
@@ -50,6 +53,16 @@ class RankLost(RunError):
     """A rank of the launch died or hangs. The message names it and the step."""
 
     exit_code = EXIT_RANK_LOST
+
+
+class BadNodes(RunError):
+    """Nodes of the launch are not fit. The message names each, with what is wrong there."""
+
+    exit_code = EXIT_BAD_NODES
+
+    def __init__(self, message: str, nodes: list[str]) -> None:
+        self.nodes = nodes
+        super().__init__(message)
 
 
 def guarded(main: Callable[[], int], *, is_main_rank: bool = True) -> int:

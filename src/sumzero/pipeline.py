@@ -207,9 +207,3 @@ def free_port() -> int:
             probe.bind(("127.0.0.1", port))
             return port
     raise RunError("no free port between 20000 and 32000")
-
-
-def run_file(path: str) -> Path:
-    """The run file of an argument: a TOML file, or a run folder's own config.toml."""
-    given = Path(path)
-    return given / "config.toml" if given.is_dir() else given

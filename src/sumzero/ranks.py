@@ -7,6 +7,7 @@ and SLURM_LOCALID, and nothing that torch reads.
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -47,3 +48,15 @@ def ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
             -(-world // int(environment.get("SLURM_NNODES", 1))),
         )
     return Ranks()
+
+
+def tell_exit(code: int) -> int:
+    """Writes rank 0's exit code to the file SUMZERO_EXIT_FILE, where there is one; returns it.
+
+    A launcher's own exit code is not rank 0's: `srun` has the largest of all ranks', of those too
+    that it has killed itself, and `deepspeed` has 0 where its agent was killed.
+    """
+    file = os.environ.get("SUMZERO_EXIT_FILE")
+    if file and ranks().is_main:
+        Path(file).write_text(f"{code}\n", encoding="utf-8")
+    return code

@@ -18,6 +18,12 @@ from sumzero.config import Lora, RunConfig, Source, Sources
 from sumzero.errors import ConfigError
 
 
+def run_file(path: str) -> Path:
+    """The run file of an argument: a TOML file, or a run folder's own config.toml."""
+    given = Path(path)
+    return given / "config.toml" if given.is_dir() else given
+
+
 def load(file: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Reads a run file and applies `a.b=value` overrides; a value is TOML, or else a string.
 
