@@ -67,8 +67,14 @@ def test_a_fault_of_the_machine_is_one_line_and_code_2(capsys, error, said):
 
 @pytest.mark.parametrize(
     "bug",
-    [ValueError("ours"), KeyError("ours"), AssertionError(), OSError(errno.EBADF, "x", "/r")],
-    ids=["value", "key", "assertion", "other OS error"],
+    [
+        ValueError("ours"),
+        KeyError("ours"),
+        AssertionError(),
+        OSError(errno.EBADF, "x", "/r"),
+        BrokenPipeError(errno.EPIPE, "of a worker, not of stdout"),
+    ],
+    ids=["value", "key", "assertion", "other OS error", "other pipe"],
 )
 def test_a_bug_keeps_its_traceback(capsys, bug):
     with pytest.raises(type(bug)) as caught:

@@ -14,6 +14,7 @@ does EXIT_BAD_NODES of the checks before it.
 
 import errno
 import os
+import select
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ EXIT_FAULT = 2
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: it was saved, try again
 EXIT_RANK_LOST = 76
 EXIT_BAD_NODES = 77
+_STDOUT = 1
 
 
 class SumZeroError(Exception):
@@ -82,8 +84,10 @@ def guarded(main: Callable[[], int], *, is_main_rank: bool = True) -> int:
         lines, code = [str(error)], error.exit_code
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # who reads our output has gone, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        if not _reader_has_gone():  # it was another pipe
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)
         return 141
     except Exception as error:
         reason = machine_fault(error)
@@ -97,6 +101,13 @@ def guarded(main: Callable[[], int], *, is_main_rank: bool = True) -> int:
     for line in lines:
         print(f"sumzero: {line}", file=sys.stderr, flush=True)
     return code
+
+
+def _reader_has_gone() -> bool:
+    """Whether nobody reads our output any more, as after `| head`."""
+    output = select.poll()
+    output.register(_STDOUT, 0)
+    return any(event & select.POLLERR for _, event in output.poll(0))
 
 
 def lost_connection(error: Exception) -> bool:

@@ -10,13 +10,13 @@ _PATIENCE = 300.0  # seconds: a controller that is restarted is back by then
 _PAUSE = 10.0
 
 
-def call(*arguments: str, patience: float = 0.0) -> str:
+def call(*arguments: str) -> str:
     """Runs a command of Slurm's and returns what it printed.
 
     Raises RunError, with its own words, where there is no Slurm, or the command fails again and
-    again for `patience` seconds.
+    again for five minutes.
     """
-    end = time.monotonic() + patience
+    end = time.monotonic() + _PATIENCE
     while True:
         try:
             done = subprocess.run(arguments, capture_output=True, encoding="utf-8", check=False)
@@ -44,13 +44,13 @@ def requeue(id_: str, exclude: Sequence[str] = ()) -> None:
     From then on Slurm ends its processes, the caller among them. Raises RunError as `call`.
     """
     before = _ask(id_, "%x").replace("(null)", "") if exclude else ""
-    call("scontrol", "requeue", id_, patience=_PATIENCE)
+    call("scontrol", "requeue", id_)
     if exclude:  # which can be told of a pending job only, and replaces what was told before
         nodes = ",".join(filter(None, [before, *exclude]))
-        call("scontrol", "update", f"JobId={id_}", f"ExcNodeList={nodes}", patience=_PATIENCE)
+        call("scontrol", "update", f"JobId={id_}", f"ExcNodeList={nodes}")
 
 
 def _ask(id_: str, field: str) -> str:
     # No names are asked for: they are the user's text.
     command = ("squeue", "--noheader", "--states=all", f"--jobs={id_}", f"--format={field}")
-    return call(*command, patience=_PATIENCE).split("\n")[0].strip()
+    return call(*command).split("\n")[0].strip()

@@ -6,9 +6,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file
-
 from sumzero.pipeline import prepare
 from sumzero.runfile import load
 from sumzero.runfolder import RunFolder, read_jsonl
@@ -94,11 +91,3 @@ def steps(run):
     """What was logged of each step, the last time it was made."""
     keys = ("loss", "gradient_norm", "lr")
     return {x["step"]: [x[key] for key in keys] for x in events(run, "step")}
-
-
-def same_weights(one, other):
-    """Whether two exports are the same, bit for bit."""
-    tensors = [load_file(folder / "model.safetensors") for folder in (one, other)]
-    return tensors[0].keys() == tensors[1].keys() and all(
-        torch.equal(value, tensors[1][name]) for name, value in tensors[0].items()
-    )
