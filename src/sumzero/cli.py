@@ -1,20 +1,14 @@
 """The `sumzero` command: one subcommand a stage, each with a run file and overrides."""
 
 import argparse
-import json
 import math
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
-from sumzero import __version__, log
-from sumzero.config import RunConfig
+from sumzero import __version__, commands, log
 from sumzero.errors import guarded
-from sumzero.runfile import load, run_file
-
-# Imports of stages are inside the commands: `sumzero --help` must not load torch.
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,12 +40,12 @@ def _parser() -> argparse.ArgumentParser:
         "deepspeed --module sumzero.train RUN.toml [key=value ...]",
     )
     parser.add_argument("--version", action="version", version=f"sumzero {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(
         name: str, function: Callable[[argparse.Namespace], int], text: str, example: str
     ) -> argparse.ArgumentParser:
-        command = commands.add_parser(
+        command = subparsers.add_parser(
             name, help=text, description=text, epilog=f"example: {example}"
         )
         command.set_defaults(command=function)
@@ -67,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = add(
         "demo",
-        _demo,
+        commands.demo,
         "The whole way on real data in minutes: docstrings in, scored report out.",
         "sumzero demo --data my.jsonl data.train.targets=summary",
     )
@@ -75,21 +69,21 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
     doctor = add(
         "doctor",
-        _doctor,
+        commands.doctor,
         "What is installed, what would be used, what is missing.",
         "sumzero doctor --json",
     )
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
     run = add_stage(
         "run",
-        _run,
+        commands.run,
         "All stages on this machine: prepare, train, export, generate, score, report.",
         "sumzero run recipes/scitldr.toml train.epochs=1",
     )
     run.add_argument("--ranks", type=_count, help="training processes (default: GPUs, or 2 on CPU)")
     prepare = add_stage(
         "prepare",
-        _prepare,
+        commands.prepare,
         "Tokenise the records into the run's token store, on a CPU, before any GPU is held.",
         "sumzero prepare recipes/scitldr.toml data.max_length=4096",
     )
@@ -97,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--json", action="store_true", help="print the report as JSON")
     plan = add_stage(
         "plan",
-        _plan,
+        commands.plan,
         "Memory, traffic and speed of each DeepSpeed preset, and which to take; needs no GPU.",
         "sumzero plan recipes/full_8b_zero3.toml --gpus 16 --gpu-memory 80",
     )
@@ -108,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--json", action="store_true", help="print one JSON object")
     export = add_stage(
         "export",
-        _export,
+        commands.export,
         "Turn a checkpoint into a Hugging Face folder that transformers and vLLM have loaded.",
         "sumzero export runs/scitldr --checkpoint step-000400 --dtype bfloat16",
     )
@@ -131,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     convert = add_stage(
         "convert",
-        _convert,
+        commands.convert,
         "Make a checkpoint ready to be resumed on another number of ranks, on a CPU.",
         "sumzero convert runs/scitldr --workers 8",
     )
@@ -139,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--workers", type=_count, default=1, help="processes (default: 1)")
     generate = add_stage(
         "generate",
-        _generate,
+        commands.generate,
         "Generate for the test records through vLLM.",
         "sumzero generate runs/scitldr --system untrained",
     )
@@ -151,19 +145,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     score = add_stage(
         "score",
-        _score,
+        commands.score,
         "Score all generated systems against the references.",
         "sumzero score runs/scitldr --json",
     )
     score.add_argument("--json", action="store_true", help="print one JSON object")
     status = add_stage(
         "status",
-        _status,
+        commands.status,
         "What a run's training is doing: state, rate, time left.",
         "sumzero status runs/scitldr --json",
     )
     status.add_argument("--json", action="store_true", help="print one JSON object")
-    add_stage("report", _report, "Write report.html.", "sumzero report runs/scitldr")
+    add_stage("report", commands.report, "Write report.html.", "sumzero report runs/scitldr")
     return parser
 
 
@@ -179,119 +173,6 @@ def _gibibytes(text: str) -> float:
     if not 0 < size < math.inf:
         raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
     return size
-
-
-def _config(options: argparse.Namespace) -> RunConfig:
-    config = load(run_file(options.run), options.overrides)
-    given = Path(options.run)
-    if given.is_dir():  # that very folder, wherever it lies now
-        config = replace(config, runs=str(given.parent), name=given.resolve().name)
-    return config
-
-
-def _demo(options: argparse.Namespace) -> int:
-    from sumzero.demo import demo
-
-    return demo(options.data, options.overrides)
-
-
-def _doctor(options: argparse.Namespace) -> int:
-    from sumzero.doctor import doctor
-
-    return doctor(as_json=options.json)
-
-
-def _run(options: argparse.Namespace) -> int:
-    from sumzero.infer.score import table
-    from sumzero.pipeline import run
-    from sumzero.runfolder import RunFolder
-
-    config = _config(options)
-    scores, _ = run(config, num_ranks=options.ranks)
-    print(table(scores))
-    print(f"report: {RunFolder.of(config).report}")
-    return 0
-
-
-def _prepare(options: argparse.Namespace) -> int:
-    from sumzero.pipeline import prepare
-    from sumzero.train.data_report import summary
-
-    report = prepare(_config(options), options.processes)
-    print(json.dumps(report) if options.json else summary(report))
-    return 0
-
-
-def _plan(options: argparse.Namespace) -> int:
-    from sumzero.train.communication import Cluster
-    from sumzero.train.devices import device_called
-    from sumzero.train.estimate import GIB
-    from sumzero.train.outlook_table import as_json, table
-    from sumzero.train.planner import outlook
-
-    config, device = _config(options), device_called(options.device)
-    room = round(options.gpu_memory * GIB) if options.gpu_memory else device.memory
-    found = outlook(config, Cluster(device, options.gpus, options.gpus_per_node), room)
-    print(json.dumps(as_json(config, found)) if options.json else table(config, found))
-    return 0
-
-
-def _export(options: argparse.Namespace) -> int:
-    from sumzero.pipeline import export
-
-    print(
-        export(
-            _config(options),
-            options.checkpoint,
-            form=options.form,
-            dtype=options.dtype,
-            vllm=not options.no_vllm,
-            probe=not options.no_probe,
-        )
-    )
-    return 0
-
-
-def _convert(options: argparse.Namespace) -> int:
-    from sumzero.train.convert import convert
-
-    print(convert(_config(options), options.checkpoint, options.workers))
-    return 0
-
-
-def _generate(options: argparse.Namespace) -> int:
-    from sumzero.infer.generate import generate
-
-    made = generate(_config(options), options.system)
-    print(
-        f"{made.folder / 'merged.jsonl'}: {made.manifest['rows']} rows, "
-        f"{made.manifest['errors']} errors, {made.manifest['truncated']} documents cut"
-    )
-    return 0
-
-
-def _score(options: argparse.Namespace) -> int:
-    from sumzero.infer.score import score, table
-
-    scores = score(_config(options))
-    print(json.dumps(scores) if options.json else table(scores))
-    return 0
-
-
-def _status(options: argparse.Namespace) -> int:
-    from sumzero.runfolder import RunFolder
-    from sumzero.status import status, table
-
-    found = status(RunFolder.of(_config(options)))
-    print(json.dumps(found) if options.json else table(found))
-    return 0
-
-
-def _report(options: argparse.Namespace) -> int:
-    from sumzero.infer.report import report
-
-    print(report(_config(options)))
-    return 0
 
 
 if __name__ == "__main__":

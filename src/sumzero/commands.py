@@ -1,0 +1,136 @@
+"""What the subcommands of `sumzero` do with their options; each returns the exit code.
+
+Imports of stages are inside the functions: `sumzero --help` must not load torch.
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from sumzero.config import RunConfig
+from sumzero.runfile import load, run_file
+
+
+def _config(options: argparse.Namespace) -> RunConfig:
+    config = load(run_file(options.run), options.overrides)
+    given = Path(options.run)
+    if given.is_dir():  # that very folder, wherever it lies now
+        config = replace(config, runs=str(given.parent), name=given.resolve().name)
+    return config
+
+
+def demo(options: argparse.Namespace) -> int:
+    """The whole way on real data."""
+    from sumzero.demo import demo
+
+    return demo(options.data, options.overrides)
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """What is installed, used and missing."""
+    from sumzero.doctor import doctor
+
+    return doctor(as_json=options.json)
+
+
+def run(options: argparse.Namespace) -> int:
+    """All stages on this machine."""
+    from sumzero.infer.score import table
+    from sumzero.pipeline import run
+    from sumzero.runfolder import RunFolder
+
+    config = _config(options)
+    scores, _ = run(config, num_ranks=options.ranks)
+    print(table(scores))
+    print(f"report: {RunFolder.of(config).report}")
+    return 0
+
+
+def prepare(options: argparse.Namespace) -> int:
+    """Records to token store."""
+    from sumzero.pipeline import prepare
+    from sumzero.train.data_report import summary
+
+    report = prepare(_config(options), options.processes)
+    print(json.dumps(report) if options.json else summary(report))
+    return 0
+
+
+def plan(options: argparse.Namespace) -> int:
+    """The presets, and which to take."""
+    from sumzero.train.communication import Cluster
+    from sumzero.train.devices import device_called
+    from sumzero.train.estimate import GIB
+    from sumzero.train.outlook_table import as_json, table
+    from sumzero.train.planner import outlook
+
+    config, device = _config(options), device_called(options.device)
+    room = round(options.gpu_memory * GIB) if options.gpu_memory else device.memory
+    found = outlook(config, Cluster(device, options.gpus, options.gpus_per_node), room)
+    print(json.dumps(as_json(config, found)) if options.json else table(config, found))
+    return 0
+
+
+def export(options: argparse.Namespace) -> int:
+    """Checkpoint to export folder."""
+    from sumzero.pipeline import export
+
+    print(
+        export(
+            _config(options),
+            options.checkpoint,
+            form=options.form,
+            dtype=options.dtype,
+            vllm=not options.no_vllm,
+            probe=not options.no_probe,
+        )
+    )
+    return 0
+
+
+def convert(options: argparse.Namespace) -> int:
+    """A checkpoint for another number of ranks."""
+    from sumzero.train.convert import convert
+
+    print(convert(_config(options), options.checkpoint, options.workers))
+    return 0
+
+
+def generate(options: argparse.Namespace) -> int:
+    """Summaries of the test records."""
+    from sumzero.infer.generate import generate
+
+    made = generate(_config(options), options.system)
+    print(
+        f"{made.folder / 'merged.jsonl'}: {made.manifest['rows']} rows, "
+        f"{made.manifest['errors']} errors, {made.manifest['truncated']} documents cut"
+    )
+    return 0
+
+
+def score(options: argparse.Namespace) -> int:
+    """Scores of all generated systems."""
+    from sumzero.infer.score import score, table
+
+    scores = score(_config(options))
+    print(json.dumps(scores) if options.json else table(scores))
+    return 0
+
+
+def status(options: argparse.Namespace) -> int:
+    """What a run is doing."""
+    from sumzero.runfolder import RunFolder
+    from sumzero.status import status, table
+
+    found = status(RunFolder.of(_config(options)))
+    print(json.dumps(found) if options.json else table(found))
+    return 0
+
+
+def report(options: argparse.Namespace) -> int:
+    """The page."""
+    from sumzero.infer.report import report
+
+    print(report(_config(options)))
+    return 0
