@@ -11,7 +11,7 @@ import jinja2
 
 from sumzero.config import RunConfig
 from sumzero.errors import ConfigError, RunError
-from sumzero.infer.generate import finished_generations
+from sumzero.infer.generation import finished_generations
 from sumzero.infer.rouge import rouge
 from sumzero.records import read_all
 from sumzero.runfolder import RunFolder, atomic_file, read_json, read_jsonl

@@ -4,7 +4,8 @@ from typing import Any
 
 from sumzero.config import RunConfig
 from sumzero.errors import ConfigError, RunError
-from sumzero.infer.generate import finished_generations, input_digest
+from sumzero.infer.fingerprint import input_digest
+from sumzero.infer.generation import finished_generations
 from sumzero.infer.questions import read_test, references
 from sumzero.infer.rouge import rouge, signature
 from sumzero.infer.significance import bootstrap_interval

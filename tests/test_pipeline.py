@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from sumzero import demo
-from sumzero.infer.generate import finished_generations
+from sumzero.infer.generation import finished_generations
 from sumzero.records import read_all
 from sumzero.runfile import load
 from sumzero.runfolder import RunFolder, read_jsonl
@@ -102,7 +102,7 @@ def test_the_report_is_one_page_with_the_scores_and_no_address(finished):
 def test_a_killed_generation_makes_only_the_missing_rows(finished):
     file, folder, _ = finished
     generation = finished_generations(folder)["finetuned"]
-    shard = generation.folder / "shard-00000.jsonl"
+    shard = generation.folder / "shard-00000-of-00001.jsonl"
     lines = shard.read_bytes().splitlines(keepends=True)
     want = {row["id"]: row["text"] for row in generation.rows()}
     # What a SIGKILL in mid-write leaves: some whole rows, a torn one, no manifest.

@@ -138,11 +138,24 @@ def _parser() -> argparse.ArgumentParser:
         "sumzero generate runs/scitldr --system untrained",
     )
     generate.add_argument(
-        "--system",
-        default="finetuned",
-        choices=("finetuned", "untrained", "lead1"),
-        help="the export, the model it began from, or the first-sentence baseline",
+        "--shard",
+        metavar="I/N",
+        help="only the records of shard I of 0 to N-1, beside other tasks that do the others; "
+        "`sumzero merge` makes one of them",
     )
+    merge = add_stage(
+        "merge",
+        commands.merge,
+        "Prove that the shards of a generation are complete, and make one file of them.",
+        "sumzero merge runs/scitldr",
+    )
+    for stage in (generate, merge):
+        stage.add_argument(
+            "--system",
+            default="finetuned",
+            choices=("finetuned", "untrained", "lead1"),
+            help="the export, the model it began from, or the first-sentence baseline",
+        )
     score = add_stage(
         "score",
         commands.score,

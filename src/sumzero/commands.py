@@ -7,9 +7,14 @@ import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sumzero.config import RunConfig
+from sumzero.errors import ConfigError
 from sumzero.runfile import load, run_file
+
+if TYPE_CHECKING:
+    from sumzero.infer.generation import Generation
 
 
 def _config(options: argparse.Namespace) -> RunConfig:
@@ -98,15 +103,37 @@ def convert(options: argparse.Namespace) -> int:
 
 
 def generate(options: argparse.Namespace) -> int:
-    """Summaries of the test records."""
-    from sumzero.infer.generate import generate
+    """Summaries of the test records, or of a shard of them."""
+    from sumzero.infer.generate import generate, generate_shard
+    from sumzero.infer.shards import Shard
 
-    made = generate(_config(options), options.system)
-    print(
+    config = _config(options)
+    if options.shard is not None:
+        try:
+            shard = Shard.parse(options.shard)
+        except ValueError as error:
+            raise ConfigError(f"--shard {error}") from None
+        where, there, total = generate_shard(config, options.system, shard)
+        print(f"{where}: shard {shard} is done; {there} of all {total} rows are there")
+        return 0
+    made = generate(config, options.system)
+    print(_of(made))
+    return 0
+
+
+def merge(options: argparse.Namespace) -> int:
+    """One file of all shards, proven complete."""
+    from sumzero.infer.generate import merge_shards
+
+    print(_of(merge_shards(_config(options), options.system)))
+    return 0
+
+
+def _of(made: "Generation") -> str:
+    return (
         f"{made.folder / 'merged.jsonl'}: {made.manifest['rows']} rows, "
         f"{made.manifest['errors']} errors, {made.manifest['truncated']} documents cut"
     )
-    return 0
 
 
 def score(options: argparse.Namespace) -> int:

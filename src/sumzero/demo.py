@@ -16,7 +16,7 @@ from typing import Any
 from sumzero.config import RunConfig, Source
 from sumzero.errors import ConfigError, DataError, RunError
 from sumzero.harvest import harvest
-from sumzero.infer.generate import finished_generations
+from sumzero.infer.generation import finished_generations
 from sumzero.infer.score import table
 from sumzero.log import progress
 from sumzero.pipeline import Stages, require_packages, run

@@ -69,7 +69,7 @@ def alone(folder: Path, what: str, patience: float = 0.0, *, lock: str = ".lock"
     folder.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + patience
     with (folder / lock).open("a+") as file:
-        while not _lock(file):
+        while not try_lock(file):
             if time.monotonic() >= end:
                 file.seek(0)
                 holder = file.read() or what
@@ -88,12 +88,13 @@ def is_held(folder: Path, what: str) -> bool:
     """Whether a process holds the folder for `what`, by `alone`."""
     try:
         with (folder / ".lock").open() as file:
-            return not _lock(file, fcntl.LOCK_SH) and file.read() == what
+            return not try_lock(file, fcntl.LOCK_SH) and file.read() == what
     except FileNotFoundError:
         return False
 
 
-def _lock(file: IO[str], kind: int = fcntl.LOCK_EX) -> bool:
+def try_lock(file: IO[str], kind: int = fcntl.LOCK_EX) -> bool:
+    """Whether the lock was got; so it seems where the file system has none."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:

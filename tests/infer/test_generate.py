@@ -3,7 +3,9 @@ import json
 import pytest
 
 from sumzero.errors import ConfigError, DataError, RunError
-from sumzero.infer.generate import finished_generations, generate, merge, repair, weights_digest
+from sumzero.infer.fingerprint import weights_digest
+from sumzero.infer.generate import generate
+from sumzero.infer.generation import finished_generations
 from sumzero.runfile import load
 from sumzero.runfolder import RunFolder
 
@@ -72,40 +74,6 @@ def test_going_back_to_earlier_input_makes_its_generation_the_newest(run_file, t
     generate(load(run_file), "lead1")
     newest = finished_generations(RunFolder.of(load(run_file)))
     assert newest["lead1"].folder == first.folder
-
-
-def test_a_torn_line_is_cut_off_and_its_row_made_again(run_file):
-    made = generate(load(run_file), "lead1")
-    shard = made.folder / "shard-00000.jsonl"
-    whole = shard.read_bytes()
-    for size in range(len(whole)):
-        shard.write_bytes(whole[:size])
-        (made.folder / "manifest.json").unlink(missing_ok=True)
-        again = generate(load(run_file), "lead1")
-        assert shard.read_bytes() == whole
-        assert again.rows() == made.rows()
-
-
-def test_a_damaged_shard_is_refused(tmp_path):
-    shard = tmp_path / "shard-00000.jsonl"
-    shard.write_text('{"id": "a"}\nnot json\n')
-    with pytest.raises(RunError, match=r"shard-00000\.jsonl: damaged"):
-        repair(shard)
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        (["a", "b"], "1 inputs have no row, 0 rows have no input, 'c' first"),
-        (["a", "b", "c", "d"], "0 inputs have no row, 1 rows have no input, 'd' first"),
-        (["a", "b", "c", "b"], r":4: id 'b' stands there twice"),
-    ],
-)
-def test_merge_refuses_what_is_not_each_id_once(tmp_path, rows, message):
-    _write(tmp_path / "shard-00000.jsonl", [{"id": row, "text": ""} for row in rows])
-    with pytest.raises(RunError, match=message):
-        merge(tmp_path, ["a", "b", "c"])
-    assert not (tmp_path / "merged.jsonl").exists()
 
 
 def test_what_is_missing_is_said(run_file, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from sumzero.config import Data, Generate, RunConfig, Source
 from sumzero.contract import make_contract
 from sumzero.errors import ConfigError, DataError
-from sumzero.infer.generate import input_digest
+from sumzero.infer.fingerprint import input_digest
 from sumzero.infer.questions import asked_of, question_ids, read_test
 from sumzero.prompt import PromptRenderer
 
