@@ -111,12 +111,14 @@ def newest(folder: Path) -> str | None:
 
 
 def resolve(folder: Path, name: str | None = None) -> str:
-    """The whole checkpoint that is meant: "step-000400", "400", "best", "latest"; or the newest.
+    """The whole checkpoint that is meant: "step-000400", "400", or a link such as "best"; or the
+    newest.
 
     Raises RunError, with what is there, where it is not.
     """
     there = whole(folder)
-    links = [link for link in ("best", "latest") if (folder / link).is_symlink()]
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    links = [path.name for path in paths if path.is_symlink()]
     meant = there[-1] if name is None and there else name
     if name in links:
         meant = (folder / name).readlink().name

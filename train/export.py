@@ -52,13 +52,14 @@ def export(
     form: Form | None = None,
     dtype: str | None = None,
     check: Callable[[Path], None] | None = None,
+    to: Path | None = None,
     shard_size: int = LIMIT,
 ) -> Path:
     """Exports the checkpoint that `checkpoint.resolve` finds; returns the folder.
 
     `form` is for runs with adapters: "merge", the default, writes `export/`, "adapter" writes
-    `adapter/`. `dtype` is by default the model's. `check` is given the folder before it gets its
-    name, and raises where it is not to have it. Raises RunError where there is no such checkpoint,
+    `adapter/`, in place of which `to` is written. `dtype` is by default the model's. `check` is
+    given the folder before it gets its name, and raises where it is not to have it. Raises RunError where there is no such checkpoint,
     or what was written is not what was trained, ConfigError where there are no adapters to write.
     """
     folder = RunFolder.of(config)
@@ -76,9 +77,9 @@ def export(
     renderer = PromptRenderer(tokenizer, config.data.truncation)
     model = skeleton(path, revision, getattr(torch, dtype))
     model.config.architectures, model.config.dtype = [type(model).__name__], dtype
-    made = folder.adapter if form == "adapter" else folder.export
+    made = to or (folder.adapter if form == "adapter" else folder.export)
     # Not the run's own lock: a run can be exported while it is trained.
-    lock = alone(folder.root, "sumzero export", lock=f".{made.name}.lock")
+    lock = alone(made.parent, "sumzero export", lock=f".{made.name}.lock")
     with lock, atomic_folder(made) as partial:
         if lora is None:
             _write(partial, model, trained(model, shards, where), shard_size)

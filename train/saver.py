@@ -176,8 +176,9 @@ class Saver:
 
     def _prune(self) -> None:
         names, every = whole(self._folder), self._train.keep_every
-        best = self._folder / "best"
-        kept = {*names[-self._train.keep_last :], best.readlink().name if best.is_symlink() else ""}
+        # Besides our own `best`, what others point to: the scoring of checkpoints, or a user.
+        linked = {path.readlink().name for path in self._folder.iterdir() if path.is_symlink()}
+        kept = {*names[-self._train.keep_last :], *linked}
         for name in names:
             if name not in kept and not (every and step_of(name) % every == 0):
                 # Never half a checkpoint under a whole one's name.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sumzero import __version__, commands, log
 from sumzero.errors import guarded
+from sumzero.jobs import STEPS
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -106,7 +107,9 @@ def _parser() -> argparse.ArgumentParser:
         "Turn a checkpoint into a Hugging Face folder that transformers and vLLM have loaded.",
         "sumzero export runs/scitldr --checkpoint step-000400 --dtype bfloat16",
     )
-    export.add_argument("--checkpoint", metavar="STEP", help="or best; default: the newest")
+    export.add_argument(
+        "--checkpoint", metavar="STEP", help="or best, best-rouge; default: the newest"
+    )
     form = export.add_mutually_exclusive_group()
     for flag, text in (
         ("merge", "adapters are merged into their base, into export/ (default)"),
@@ -163,10 +166,56 @@ def _parser() -> argparse.ArgumentParser:
         "sumzero score runs/scitldr --json",
     )
     score.add_argument("--json", action="store_true", help="print one JSON object")
+    scored = add_stage(
+        "score-checkpoints",
+        commands.score_checkpoints,
+        "Score each checkpoint on the validation records, and link the best by ROUGE.",
+        "sumzero score-checkpoints runs/scitldr --follow",
+    )
+    scored.add_argument("--follow", action="store_true", help="go on until the training has ended")
+    submit = add_stage(
+        "submit",
+        commands.submit,
+        "Submit a run to Slurm as a chain of jobs, each after the one before it.",
+        "sumzero submit recipes/full_8b_zero3.toml --nodes 2 --sbatch=train:--time=48:00:00",
+    )
+    submit.add_argument(
+        "--steps",
+        metavar="STEP,...",
+        default=",".join(STEPS),
+        help=f"default: {','.join(STEPS)}",
+    )
+    submit.add_argument("--nodes", type=_count, default=1, help="that train (default: 1)")
+    submit.add_argument(
+        "--gpus-per-node", type=_count_or_none, help="default: what Slurm's nodes have"
+    )
+    submit.add_argument(
+        "--ranks-per-node", type=_count, help="training processes; default: one a GPU, 1 without"
+    )
+    submit.add_argument(
+        "--shards", type=_count, help="tasks that generate (default: as many as fit on --nodes)"
+    )
+    submit.add_argument(
+        "--score-checkpoints",
+        action="store_true",
+        help="score each checkpoint while training goes on, and export the best by ROUGE",
+    )
+    submit.add_argument(
+        "--sbatch",
+        action="append",
+        default=[],
+        metavar="[STEP:]OPTION",
+        help="for all jobs or one step's: --sbatch=--qos=high, --sbatch=train:--time=48:00:00",
+    )
+    submit.add_argument("--again", action="store_true", help="also what is done already")
+    submit.add_argument("--dry-run", action="store_true", help="only print what would be submitted")
+    add_stage(
+        "cancel", commands.cancel, "Cancel a run's Slurm jobs.", "sumzero cancel runs/scitldr"
+    )
     status = add_stage(
         "status",
         commands.status,
-        "What a run's training is doing: state, rate, time left.",
+        "What a run is doing: state, rate, time left; its Slurm jobs, and why one failed.",
         "sumzero status runs/scitldr --json",
     )
     status.add_argument("--json", action="store_true", help="print one JSON object")
@@ -179,6 +228,10 @@ def _count(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
     return number
+
+
+def _count_or_none(text: str) -> int:
+    return 0 if text == "0" else _count(text)
 
 
 def _gibibytes(text: str) -> float:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from sumzero.config import RunConfig
 from sumzero.errors import ConfigError
+from sumzero.jobs import STEPS
 from sumzero.runfile import load, run_file
 
 if TYPE_CHECKING:
@@ -142,6 +143,55 @@ def score(options: argparse.Namespace) -> int:
 
     scores = score(_config(options))
     print(json.dumps(scores) if options.json else table(scores))
+    return 0
+
+
+def score_checkpoints(options: argparse.Namespace) -> int:
+    """Scores by checkpoint."""
+    from sumzero.runfolder import RunFolder
+    from sumzero.score_checkpoints import score_checkpoints, table
+
+    config = _config(options)
+    print(table(score_checkpoints(config, follow=options.follow), RunFolder.of(config)))
+    return 0
+
+
+def submit(options: argparse.Namespace) -> int:
+    """The chain of jobs into the queue, or what it would be."""
+    from sumzero import slurm
+    from sumzero.chain import Shape, chain
+    from sumzero.runfolder import RunFolder
+    from sumzero.submit import commands, submit, table
+
+    wanted = [step.strip() for step in options.steps.split(",")]
+    if unknown := [step for step in wanted if step not in STEPS]:
+        raise ConfigError(f"--steps: no step {unknown[0]!r}; there are {', '.join(STEPS)}")
+    config = _config(options)
+    gpus = slurm.gpus_per_node() if options.gpus_per_node is None else options.gpus_per_node
+    in_all = options.nodes * max(gpus // config.generate.tensor_parallel, 1)
+    shape = Shape(
+        options.nodes, gpus, options.ranks_per_node or gpus or 1, options.shards or in_all
+    )
+    steps = chain(config, wanted, shape, options.score_checkpoints)
+    if options.dry_run:
+        print("\n".join(commands(config, steps, options.sbatch)))
+    else:
+        done = submit(config, steps, options.sbatch, again=options.again)
+        print(table(done, RunFolder.of(config)))
+    return 0
+
+
+def cancel(options: argparse.Namespace) -> int:
+    """A run's jobs out of the queue."""
+    from sumzero.runfolder import RunFolder
+    from sumzero.submit import cancel
+
+    folder = RunFolder.of(_config(options))
+    cancelled = cancel(folder)
+    for found in cancelled:
+        print(f"{found.job.step}: job {found.job.id} is cancelled; it was {found.state}")
+    if not cancelled:
+        print(f"{folder.root}: no job is in the queue")
     return 0
 
 

@@ -72,7 +72,7 @@ def run(
         export(config, vllm=False)  # which loads it next, to generate
     for system in systems:
         with stages(f"generate {system}"):
-            _generate(config, folder, system)
+            generate_in_process(config, system)
     with stages("score"):
         from sumzero.infer.score import score
 
@@ -117,6 +117,7 @@ def export(
     dtype: str | None = None,
     vllm: bool = True,
     probe: bool = True,
+    to: Path | None = None,
 ) -> Path:
     """Exports a checkpoint and returns the folder, which transformers and vLLM have loaded then.
 
@@ -134,7 +135,7 @@ def export(
         flags = [] if vllm else ["--no-vllm"]
         _process("-m", "sumzero.probe", str(folder), *flags, "--settings", settings)
 
-    made = write(config, checkpoint, form=form, dtype=dtype, check=check if probe else None)
+    made = write(config, checkpoint, form=form, dtype=dtype, check=check if probe else None, to=to)
     if not probe:
         logger.warning("%s: not loaded by transformers, nor by vLLM: --no-probe", made)
     return made
@@ -168,13 +169,16 @@ def _train(folder: RunFolder, num_ranks: int) -> None:
         raise RunError(f"{folder.checkpoints}: training ended before its last step; run it again")
 
 
-def _generate(config: RunConfig, folder: RunFolder, system: str) -> None:
+def generate_in_process(config: RunConfig, system: str = "finetuned") -> None:
+    """Generates with an engine whose memory is free again afterwards. Raises RunError."""
     if system == "lead1":  # needs no engine, and so no process of its own
         from sumzero.infer.generate import generate
 
         generate(config, system)
     else:
-        _process("-m", "sumzero.cli", "generate", str(folder.config), "--system", system)
+        _process(
+            "-m", "sumzero.cli", "generate", str(RunFolder.of(config).config), "--system", system
+        )
 
 
 def _process(*arguments: str) -> None:

@@ -1,25 +1,33 @@
 """Slurm's own commands, called with argument lists: nothing of a user's goes through a shell."""
 
+import os
+import re
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sumzero.errors import RunError
 
 _PATIENCE = 300.0  # seconds: a controller that is restarted is back by then
 _PAUSE = 10.0
+Tasks = dict[int | None, tuple[str, str]]  # state and reason by array index; None is no array
 
 
-def call(*arguments: str) -> str:
-    """Runs a command of Slurm's and returns what it printed.
+def call(
+    *arguments: str, patience: float = _PATIENCE, more: Mapping[str, str] | None = None
+) -> str:
+    """Runs a command of Slurm's, with `more` in its environment, and returns what it printed.
 
-    Raises RunError, with its own words, where there is no Slurm, or the command fails again and
-    again for five minutes.
+    Raises RunError, with its own words, where there is no Slurm, or the command still fails after
+    `patience` seconds.
     """
-    end = time.monotonic() + _PATIENCE
+    end = time.monotonic() + patience
+    environment = {**os.environ, **(more or {})}
     while True:
         try:
-            done = subprocess.run(arguments, capture_output=True, encoding="utf-8", check=False)
+            done = subprocess.run(
+                arguments, capture_output=True, encoding="utf-8", check=False, env=environment
+            )
         except FileNotFoundError:
             raise RunError(
                 f"{arguments[0]} is not installed here; run this where Slurm's commands are, "
@@ -48,6 +56,62 @@ def requeue(id_: str, exclude: Sequence[str] = ()) -> None:
     if exclude:  # which can be told of a pending job only, and replaces what was told before
         nodes = ",".join(filter(None, [before, *exclude]))
         call("scontrol", "update", f"JobId={id_}", f"ExcNodeList={nodes}")
+
+
+def queued() -> dict[str, Tasks]:
+    """What Slurm holds of all of the user's jobs by number, those too that ended a moment ago.
+
+    Raises RunError as `call`, at once.
+    """
+    # No names are asked for: they are the user's text.
+    fields = "--format=%F|%K|%T|%r"
+    said = call("squeue", "--me", "--noheader", "--array", "--states=all", fields, patience=0)
+    found: dict[str, Tasks] = {}
+    for line in said.splitlines():
+        id_, index, state_, reason = line.split("|", 3)
+        found.setdefault(id_, {})[int(index) if index.isdigit() else None] = (state_, reason)
+    return found
+
+
+def accounted(ids: Sequence[str]) -> dict[str, Tasks]:
+    """The same from Slurm's accounting, of jobs that it has ended; none where there is none."""
+    command = ("sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={','.join(ids)}")
+    try:
+        said = call(*command, "--format=JobID,State,ExitCode", patience=0)
+    except RunError:
+        return {}
+    found: dict[str, Tasks] = {}
+    for line in said.splitlines():
+        name, state_, code = line.split("|")
+        number = re.fullmatch(r"(\d+)(?:_(\d+))?", name)
+        if number:  # else tasks that wait, of which squeue tells
+            index = int(number[2]) if number[2] else None
+            found.setdefault(number[1], {})[index] = (state_.split()[0], f"exit code {code}")
+    return found
+
+
+def commented(comment: str) -> str | None:
+    """The number of the user's job that was submitted with this comment."""
+    said = call("squeue", "--me", "--noheader", "--states=all", "--format=%F|%k", patience=0)
+    jobs = [line.partition("|") for line in said.splitlines()]
+    return next((id_ for id_, _, text in jobs if text == comment), None)
+
+
+def submit(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
+    """Submits a job by `sbatch` with these arguments; returns its number. Raises as `call`."""
+    said = call("sbatch", "--parsable", *arguments, patience=0, more=environment)
+    return said.strip().partition(";")[0]  # a cluster's name may follow
+
+
+def cancel(ids: Sequence[str]) -> None:
+    """Cancels jobs; those that have ended are as they were. Raises RunError as `call`."""
+    call("scancel", *ids, patience=0)
+
+
+def gpus_per_node() -> int:
+    """The largest number of GPUs that a node of the cluster has. Raises RunError as `call`."""
+    said = call("sinfo", "--noheader", "--format=%G", patience=0)
+    return max((int(n) for n in re.findall(r"\bgpu(?::[^:,()\s]+)?:(\d+)", said)), default=0)
 
 
 def _ask(id_: str, field: str) -> str:

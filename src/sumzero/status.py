@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from sumzero import jobs
 from sumzero.errors import RunError
 from sumzero.runfolder import RunFolder, is_held, read_jsonl
 
@@ -20,7 +21,8 @@ def status(folder: RunFolder, now: float | None = None) -> dict[str, Any]:
     """The state of a run's training and its last figures; those that are not known are None.
 
     "state" is one of: not started, starting, running, finished, preempted, stalled, stopped. Times
-    are in seconds. Raises RunError where there is no such run.
+    are in seconds. "jobs" are the newest Slurm jobs of each step, where there are any. Raises
+    RunError where there is no such run.
     """
     if not folder.root.is_dir():
         raise RunError(f"{folder.root}: no such run; `sumzero prepare RUN.toml` makes it")
@@ -59,6 +61,7 @@ def status(folder: RunFolder, now: float | None = None) -> dict[str, Any]:
         "skipped_steps": _steps_of(events, "skipped"),
         "spikes": _steps_of(events, "spike"),
         "message": last["stalled"].get("message") if state == "stalled" else None,
+        "jobs": [job.as_dict() for job in jobs.latest(folder).values()],
     }
 
 
@@ -93,7 +96,23 @@ def table(found: dict[str, Any]) -> str:
         lines.append(f"checkpoint  step {found['checkpoint_step']:,}, {age} ago")
     if found["skipped_steps"] or found["spikes"]:
         lines.append(f"skipped     {found['skipped_steps']} steps; {found['spikes']} loss spikes")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_job_lines(found["jobs"])])
+
+
+def _job_lines(found: list[dict[str, Any]]) -> list[str]:
+    """A line a job, then the last lines of the log of the first one that failed."""
+    lines = []
+    for job in found:
+        tasks = ", ".join(map(str, job["failed_tasks"]))
+        why = [f"tasks {tasks} failed" if tasks else "", job["reason"]]
+        shown = "; ".join(text for text in why if text)
+        lines.append(
+            f"{job['step']:<18}job {job['job']:<9}{job['state']}" + (f" ({shown})" if shown else "")
+        )
+    failed = next((job for job in found if job["tail"]), None)
+    if failed:
+        lines += [f"the end of {failed['log']}:", *(f"  {line}" for line in failed["tail"])]
+    return lines
 
 
 def _state(root: Path, events: list[dict[str, Any]], now: float, seconds: float | None) -> str:
