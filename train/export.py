@@ -60,8 +60,8 @@ def export(
     `form` is for runs with adapters: "merge", the default, writes `export/`, "adapter" writes
     `adapter/`, in place of which `to` is written. `dtype` is by default the model's. `check` is
     given the folder before it gets its name, and raises where it is not to have it. Raises RunError
-    where there is no such checkpoint, or what was written is not what was trained, ConfigError where
-    there are no adapters to write.
+    where there is no such checkpoint, or what was written is not what was trained, ConfigError
+    where there are no adapters to write.
     """
     folder = RunFolder.of(config)
     lora, revision = config.train.lora, config.model.revision
