@@ -18,8 +18,6 @@ from sumzero.errors import ConfigError
 from sumzero.jobs import STEPS
 from sumzero.runfile import as_dict
 from sumzero.runfolder import RunFolder
-from sumzero.train import checkpoint
-from sumzero.train.manifest import read_state
 
 BEST_BY_ROUGE = "best-rouge"
 _SIDE = "score-checkpoints"
@@ -29,14 +27,6 @@ _SECTIONS = {
     "train": ("train",),
     "generate": ("generate",),
     "score": ("score",),
-}
-# What a step leaves, and the one after it needs.
-_RESULTS: dict[str, tuple[str, Callable[[RunFolder], bool]]] = {
-    "prepare": ("prepared data", lambda folder: folder.data_report.is_file()),
-    "train": ("a checkpoint", lambda folder: checkpoint.newest(folder.checkpoints) is not None),
-    "export": ("an export", lambda folder: folder.export.is_dir()),
-    "generate": ("anything generated", lambda folder: folder.generations.is_dir()),
-    "score": ("scores", lambda folder: folder.scores.is_file()),
 }
 
 
@@ -53,6 +43,25 @@ class Shape:
     def ranks(self) -> int:
         """Training processes in all."""
         return self.nodes * self.ranks_per_node
+
+
+def _newest(folder: RunFolder) -> str | None:
+    """The newest checkpoint; torch, which takes seconds to load, only where there are any."""
+    if not folder.checkpoints.is_dir():
+        return None
+    from sumzero.train import checkpoint
+
+    return checkpoint.newest(folder.checkpoints)
+
+
+# What a step leaves, and the one after it needs.
+_RESULTS: dict[str, tuple[str, Callable[[RunFolder], bool]]] = {
+    "prepare": ("no prepared data", lambda folder: folder.data_report.is_file()),
+    "train": ("no checkpoint", lambda folder: _newest(folder) is not None),
+    "export": ("no export", lambda folder: folder.export.is_dir()),
+    "generate": ("nothing generated", lambda folder: folder.generations.is_dir()),
+    "score": ("no scores", lambda folder: folder.scores.is_file()),
+}
 
 
 @dataclass(frozen=True)
@@ -130,14 +139,16 @@ def lacks(steps: Sequence[Step], folder: RunFolder) -> str | None:
     what, is_there = _RESULTS[maker]
     if is_there(folder):
         return None
-    return f"{folder.root}: no {what} for `{first}`; add {maker} to --steps"
+    return f"{folder.root}: {what} for `{first}`; add {maker} to --steps"
 
 
 def _convert(config: RunConfig, shape: Shape, digest: str) -> list[Step]:
     folder = RunFolder.of(config)
-    newest = checkpoint.newest(folder.checkpoints)
+    newest = _newest(folder)
     if newest is None:
         return []
+    from sumzero.train.manifest import read_state
+
     ranks = read_state(folder.checkpoints, newest)["checkpoint"]["layout"]["ranks"]
     if ranks == shape.ranks:
         return []

@@ -48,6 +48,7 @@ def submit(
     none of this call's is left in the queue then.
     """
     folder = RunFolder.of(config)
+    commands(config, steps, extra)  # what is wrong with them is said before anything is made
     if not folder.root.is_dir() and (missing := lacks(steps, folder)):
         raise RunError(missing)
     with alone(folder.root, "sumzero submit", lock=".submit.lock"):
@@ -121,16 +122,20 @@ def _todo(
     steps: Sequence[Step], have: dict[str, Standing], folder: RunFolder, *, again: bool
 ) -> list[Step]:
     """The steps to submit now. Raises RunError where one in the queue is not as it would be."""
-    active = {name for name, found in have.items() if found.is_active}
-    started = [i for i, step in enumerate(steps) if step.name in active and not step.is_beside]
+    active = [name for name in STEPS if name in have and have[name].is_active]
+    last = STEPS.index(active[-1]) if active else -1  # of the chain in the queue
     todo: list[Step] = []
     convert: list[Step] = []
-    for number, step in enumerate(steps):
+    for step in steps:
         found = have.get(step.name)
         if found and found.is_active:
             _check_same(step, found, folder)
-        elif started and number < started[-1]:
-            continue  # a later step is in the queue: this one has been done
+        elif step.name in STEPS and STEPS.index(step.name) < last:
+            if again:
+                raise RunError(
+                    f"job {have[active[-1]].job.id} ({active[-1]}) is in the queue, and needs "
+                    f"{step.name} as it is; `{_cancel(folder)}` first"
+                )
         elif step.name == "convert":
             convert = [step]  # of use only where a training follows
         else:
@@ -140,22 +145,26 @@ def _todo(
                 and found.job.settings == step.settings
                 and (step.is_done(folder) or step.is_beside)
             )
-            if again or todo or started or not is_done:
+            if again or todo or active or not is_done:
                 todo += [*convert, step] if step.name == "train" else [step]
     return todo
 
 
+def _cancel(folder: RunFolder) -> str:
+    return shlex.join(["sumzero", "cancel", str(folder.root)])
+
+
 def _check_same(step: Step, found: Standing, folder: RunFolder) -> None:
     what = f"job {found.job.id} ({step.name})"
-    cancelled = shlex.join(["sumzero", "cancel", str(folder.root)])
     if found.failed:
         raise RunError(
             f"{what}: a task has failed while others are in the queue; wait for them, or "
-            f"`{cancelled}`, then submit again"
+            f"`{_cancel(folder)}`, then submit again"
         )
     if (found.job.settings, found.job.options) != (step.settings, list(step.options)):
         raise RunError(
-            f"{what}: is in the queue with other settings or another shape; `{cancelled}` first"
+            f"{what}: is in the queue with other settings or another shape; "
+            f"`{_cancel(folder)}` first"
         )
 
 

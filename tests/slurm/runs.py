@@ -22,8 +22,7 @@ class Runs:
         for index in range(40):
             words = [f"word{(index * 7 + k) % 23}" for k in range(5 + index % 11)]
             rows.append({"id": index, "document": " ".join(words), "target": f"{words[0]}."})
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        (folder / "rows.jsonl").write_text(text, encoding="utf-8")
+        write_rows(folder / "rows.jsonl", rows)
         self.file = folder / "run.toml"
         self.file.write_text(f"""
             [model]
@@ -54,16 +53,29 @@ class Runs:
         shutil.copytree(self.folder / "runs" / "prepared", run.root)
         return run
 
-    def sbatch(self, script, *arguments):
-        """The number of the job that a command of the user's made."""
+    @property
+    def environment(self):
+        """The user's, on the login node."""
         environment = self.cluster.environment
         venv = Path(sys.executable).parent
-        environment |= {
+        return environment | {
             "PATH": f"{venv}{os.pathsep}{environment['PATH']}",
             "SUMZERO_SLURM": str(SCRIPTS),
             "DS_ACCELERATOR": "cpu",
             "PYTHONWARNINGS": "ignore",
         }
+
+    def sumzero(self, *arguments, code=0, **more):
+        """What a command of the user's prints on stdout and stderr; it ends with `code`."""
+        argv = [sys.executable, "-m", "sumzero.cli", *map(str, arguments)]
+        options = {"cwd": self.folder, "env": self.environment} | more
+        done = self.cluster.run(argv, check=False, timeout=120, **options)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def sbatch(self, script, *arguments):
+        """The number of the job that a command of the user's made."""
+        environment = self.environment
         options = [x for x in arguments if str(x).startswith("--")]
         rest = [x for x in arguments if x not in options]
         given = ["sbatch", "--parsable", *options, SCRIPTS / script, *rest]
@@ -80,6 +92,11 @@ class Runs:
         """What a job has printed so far."""
         file = self.folder / f"sumzero-train-{job}.log"
         return file.read_text(errors="replace") if file.is_file() else ""
+
+
+def write_rows(file, rows):
+    """As JSON lines."""
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def events(run, kind):
