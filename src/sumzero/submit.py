@@ -197,7 +197,7 @@ def _submit_all(
                 made.append(
                     Submitted(step.name, numbers[step.name], f"in the queue: {found.state}")
                 )
-            else:
+            elif step.name in STEPS or found:  # else a conversion that nothing needs
                 made.append(Submitted(step.name, str(found.job.id) if found else "-", "done"))
     except SumZeroError:
         if new:  # a chain without its end is of no use

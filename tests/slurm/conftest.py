@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from sumzero.config import Scratch
+from sumzero.train.scratch import initial_model
+
 from .cluster import Cluster
 from .programs import why_not
 
@@ -50,6 +53,23 @@ def cluster(state_folder):
     """One for all tests: after each, its jobs are cancelled and its nodes put right."""
     with Cluster(state_folder()) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def served_model(tokenizer, tmp_path_factory):
+    """A folder as `model.path` wants it, of a model that vLLM runs on CPU too."""
+    folder = tmp_path_factory.mktemp("served")
+    shape = Scratch(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        num_layers=2,
+        num_heads=2,
+        num_kv_heads=1,
+        intermediate_size=128,
+    )
+    tokenizer.save_pretrained(folder)
+    initial_model(shape, tokenizer, positions=512, seed=0).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -26,7 +26,7 @@ class Runs:
         self.file = folder / "run.toml"
         self.file.write_text(f"""
             [model]
-            path = "{model_folder}"
+            path = {json.dumps(str(model_folder))}
             dtype = "float32"
             [data]
             train.path = "rows.jsonl"
