@@ -1,6 +1,6 @@
 import pytest
 
-from sumzero.ranks import Ranks, ranks
+from sumzero.ranks import Ranks, meeting_point, ranks
 
 
 def test_a_lone_process_is_rank_0_of_1():
@@ -64,3 +64,48 @@ def test_the_environment_of_this_process_is_read_when_asked(monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert ranks().rank == 1
+
+
+ON_NODES = {
+    **STEP,
+    "SLURM_JOB_ID": "41",
+    "SLURM_STEP_NUM_NODES": "2",
+    "SLURM_STEP_NODELIST": "node[1-2]",
+}
+
+
+def test_a_lone_process_meets_nobody():
+    assert meeting_point({}) == ("127.0.0.1", 0)
+    assert meeting_point({**ON_NODES, "SLURM_NTASKS": "1"}) == ("127.0.0.1", 0)
+
+
+# What `scontrol show hostnames` lists first of each.
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("node[1-2]", "node1"),
+        ("n7,n8", "n7"),
+        ("gpu[003,007-009]", "gpu003"),
+        ("rack[1-2]n[3-4],login", "rack1n3"),
+        ("gpu-a[5,7-9],gpu-b1", "gpu-a5"),
+    ],
+)
+def test_the_ranks_of_a_step_meet_on_its_first_node(nodes, first):
+    host, _ = meeting_point({**ON_NODES, "SLURM_STEP_NODELIST": nodes})
+    assert host == first
+
+
+def test_the_ranks_of_one_node_need_no_name_for_it():
+    lone = {**ON_NODES, "SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_NODELIST": "node7"}
+    assert meeting_point(lone)[0] == "127.0.0.1"
+
+
+def test_steps_beside_and_after_each_other_have_ports_of_their_own():
+    def port(job, step):
+        found = meeting_point({**ON_NODES, "SLURM_JOB_ID": str(job), "SLURM_STEP_ID": str(step)})
+        return found[1]
+
+    assert len({port(job, step) for job in range(41, 46) for step in range(2)}) == 10
+    assert len({port(41, step) for step in range(10)}) == 10
+    # Numbers of jobs and of interactive steps are large.
+    assert 20_000 <= port(67_000_001, 4_294_967_290) < 32_000

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from sumzero.config import Train
 from sumzero.errors import ConfigError, RunError
-from sumzero.ranks import Ranks
+from sumzero.ranks import Ranks, meeting_point
 from sumzero.train import state
 from sumzero.train.groups import parameter_groups
 from sumzero.train.layout import shard_layout, zero_stage
@@ -32,16 +32,18 @@ _QUANTIZED = ("zero_quantized_weights", "zero_quantized_gradients")
 def start(who: Ranks) -> torch.device:
     """Joins the process group and returns this rank's device.
 
-    Without a launcher (no MASTER_ADDR) a lone process forms a group of its own.
+    Where the launcher has not said where to meet, Slurm's variables do; a lone process forms a
+    group of its own.
     """
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
         # Ranks share the cores of a node unless the launcher has divided them.
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // who.local_world))
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    os.environ.setdefault("MASTER_PORT", "29500" if who.world > 1 else "0")
+    host, port = meeting_point()
     for name, value in (
+        ("MASTER_ADDR", host),
+        ("MASTER_PORT", port),
         ("RANK", who.rank),
         ("WORLD_SIZE", who.world),
         ("LOCAL_RANK", who.local_rank),
