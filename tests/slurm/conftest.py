@@ -9,6 +9,7 @@ import pytest
 from sumzero.config import Scratch
 from sumzero.train.scratch import initial_model
 
+from .chains import hostile_user, whole_chain
 from .cluster import Cluster
 from .programs import why_not
 
@@ -70,6 +71,17 @@ def served_model(tokenizer, tmp_path_factory):
     tokenizer.save_pretrained(folder)
     initial_model(shape, tokenizer, positions=512, seed=0).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def user(cluster, served_model, tmp_path_factory):
+    """See chains.py; one for all tests of chains."""
+    return hostile_user(cluster, tmp_path_factory.mktemp("user"), served_model)
+
+
+@pytest.fixture(scope="session")
+def chain(cluster, user):
+    return whole_chain(cluster, user)
 
 
 @pytest.fixture(autouse=True)

@@ -5,51 +5,13 @@ into the queue and on; the chain behind it waits for it. Checkpoints are scored 
 """
 
 import json
-import shutil
-
-import pytest
 
 from sumzero.infer.generation import finished_generations
-from sumzero.runfolder import RunFolder, read_jsonl
+from sumzero.runfolder import read_jsonl
 from sumzero.status import status, table
 
-from .runs import Runs, events
-
-NAME = """it's "a" $(touch hacked) `touch hacked` %j; touch hacked & *"""
-SMALL = "--sbatch=--cpus-per-task=1"
-JOBS = ["prepare", "train", "score-checkpoints", "export", "generate", "score"]
-
-
-@pytest.fixture(scope="module")
-def runs(cluster, tmp_path_factory, served_model):
-    folder = tmp_path_factory.mktemp("user") / NAME
-    folder.mkdir()
-    shutil.copytree(served_model, folder / "a model")
-    runs = Runs(cluster, folder, folder / "a model")
-    text = runs.file.read_text().replace("save_every = 1000", "save_every = 20\nkeep_every = 20")
-    text = text.replace("max_steps = 100", "max_steps = 40")
-    rows = 'path = "rows.jsonl"\n'
-    runs.file.write_text(
-        f"{text}[data.test]\n{rows}[data.validation]\n{rows}"
-        "[generate]\nmax_new_tokens = 12\nmax_in_flight = 4\ncpu_kv_cache_gib = 0.1\n"
-        "[score]\nbootstrap = 100\n"
-    )
-    runs.file = runs.file.rename(folder / "my run $(touch hacked).toml")
-    return runs
-
-
-@pytest.fixture(scope="module")
-def chain(cluster, runs):
-    """(run, jobs, what `submit` has said) of a chain that has ended."""
-    argv = ("submit", runs.file, "name=whole", "runs=my runs", "--nodes=2", "--shards=2")
-    said = runs.sumzero(*argv, "--score-checkpoints", SMALL)
-    run = RunFolder(runs.folder / "my runs" / "whole")
-    jobs = {job["step"]: job["id"] for job in json.loads((run.root / "jobs.json").read_text())}
-    cluster.until(lambda: len(events(run, "step")) > 3, 120, "it trains")
-    cluster.run(["scancel", "--signal=USR1", jobs["train"]])
-    cluster.wait(jobs["train"], {"PENDING"}, restarts=1, timeout=60)
-    cluster.wait(jobs["score"], {"COMPLETED"}, timeout=600)
-    return run, jobs, said
+from .chains import JOBS, SMALL
+from .runs import events
 
 
 def test_a_chain_goes_from_records_to_scores(chain):
@@ -67,8 +29,8 @@ def test_a_chain_goes_from_records_to_scores(chain):
         assert jobs[step] in said
 
 
-def test_nothing_of_a_name_is_run_by_a_shell(chain, runs):
-    found = [path for path in runs.folder.parent.rglob("hacked*")]
+def test_nothing_of_a_name_is_run_by_a_shell(chain, user):
+    found = [path for path in user.folder.parent.rglob("hacked*")]
     assert found == []
     assert sorted(path.name for path in (chain[0].root / "logs").iterdir()) == sorted(
         f"{step}-{job}{task}.log"
@@ -77,9 +39,9 @@ def test_nothing_of_a_name_is_run_by_a_shell(chain, runs):
     )
 
 
-def test_status_knows_how_the_jobs_ended_also_when_slurm_does_not(chain, runs):
+def test_status_knows_how_the_jobs_ended_also_when_slurm_does_not(chain, user):
     run, jobs, _ = chain
-    by_queue = json.loads(runs.sumzero("status", run.root, "--json"))
+    by_queue = json.loads(user.sumzero("status", run.root, "--json"))
     by_logs = status(run)  # outside of the cluster nobody answers
     for found in (by_queue, by_logs):
         assert [(job["step"], job["job"], job["state"]) for job in found["jobs"]] == [
@@ -104,16 +66,16 @@ def test_each_checkpoint_was_scored_and_the_best_exported(chain):
     assert exports == [best]
 
 
-def test_a_finished_chain_is_not_run_twice(cluster, chain, runs):
-    argv = ("submit", runs.file, "name=whole", "runs=my runs", "--score-checkpoints", SMALL)
-    said = runs.sumzero(*argv, "--nodes=2", "--shards=2")
+def test_a_finished_chain_is_not_run_twice(cluster, chain, user):
+    argv = ("submit", user.file, "name=whole", "runs=my runs", "--score-checkpoints", SMALL)
+    said = user.sumzero(*argv, "--nodes=2", "--shards=2")
     assert [line.split()[2] for line in said.splitlines()[1:7]] == ["done"] * 6
     assert not cluster.run(["squeue", "-h"]).stdout
 
 
-def test_for_other_settings_only_what_depends_on_them_is_run_again(cluster, chain, runs):
-    argv = ("submit", runs.file, "name=whole", "runs=my runs", "generate.max_new_tokens=9")
-    said = runs.sumzero(*argv, "--nodes=1", "--shards=1", SMALL, "--sbatch=--begin=now+1hour")
+def test_for_other_settings_only_what_depends_on_them_is_run_again(cluster, chain, user):
+    argv = ("submit", user.file, "name=whole", "runs=my runs", "generate.max_new_tokens=9")
+    said = user.sumzero(*argv, "--nodes=1", "--shards=1", SMALL, "--sbatch=--begin=now+1hour")
     assert [line.split()[2] for line in said.splitlines()[1:6]] == [
         *("done", "done", "done", "submitted", "submitted")
     ]

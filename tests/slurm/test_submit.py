@@ -10,7 +10,8 @@ import sys
 
 import pytest
 
-from .runs import Runs, write_rows
+from .cluster import Cluster
+from .runs import Runs, events, steps, write_rows
 
 LATER = "--sbatch=--begin=now+1hour"  # what is submitted stays in the queue
 SMALL = "--sbatch=--cpus-per-task=1"
@@ -89,6 +90,51 @@ def test_more_steps_are_put_behind_those_that_are_in_the_queue(cluster, runs):
     jobs = submitted(runs, "more")
     assert len(queue(cluster)) == 5
     assert cluster.job(jobs["export"])["Dependency"].startswith(f"afterok:{jobs['train']}")
+
+
+def test_a_run_goes_on_with_other_nodes_after_a_conversion(cluster, runs):
+    run = runs.new("smaller")
+    argv = ("submit", runs.file, "name=smaller", "--steps=train", SMALL)
+    runs.sumzero(*argv, "--nodes=2")
+    first = submitted(runs, "smaller")["train"]
+    cluster.until(lambda: len(events(run, "step")) > 3, 120, "it trains")
+    cluster.run(["scancel", "--signal=USR1", first])
+    cluster.wait(first, {"PENDING"}, restarts=1, timeout=60)
+    runs.sumzero("cancel", "runs/smaller")
+    said = runs.sumzero(*argv, "--nodes=1")
+    jobs = submitted(runs, "smaller")
+    assert [line.split()[:2] for line in said.splitlines()[1:3]] == [
+        ["convert", jobs["convert"]],
+        ["train", jobs["train"]],
+    ]
+    cluster.wait(jobs["train"], {"COMPLETED"}, timeout=180)
+    assert cluster.job(jobs["convert"])["JobState"] == "COMPLETED"
+    assert [x["ranks"] for x in events(run, "start")] == [2, 1]
+    assert sorted(steps(run)) == list(range(1, 101))
+    # What is finished is not converted and trained again for the sake of another shape.
+    assert "done" in runs.sumzero(*argv, "--nodes=2").splitlines()[1]
+
+
+def test_gpus_a_node_are_those_that_slurm_says(state_folder, cluster, runs):
+    with Cluster(state_folder(), gpus=2) as other:
+        environment = runs.environment | {
+            "PATH": f"{other.state}/bin{os.pathsep}{runs.environment['PATH']}",
+            "SLURM_CONF": f"{other.state}/etc/slurm.conf",
+        }
+        argv = ["submit", str(runs.file), "name=gpus", "--nodes=2", "--dry-run"]
+        done = subprocess.run(
+            [sys.executable, "-m", "sumzero.cli", *argv],
+            cwd=runs.folder,
+            env=environment,
+            capture_output=True,
+            encoding="utf-8",
+            check=True,
+        )
+    lines = [shlex.split(line) for line in done.stdout.splitlines()]
+    assert "--ntasks-per-node=2" in lines[1]
+    assert "--gpus-per-node=2" in lines[1]
+    assert "--gpus-per-node=1" in lines[2]
+    assert "--array=0-3" in lines[3]
 
 
 def test_a_chain_that_slurm_refuses_leaves_nothing_in_the_queue(cluster, runs):

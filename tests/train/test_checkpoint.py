@@ -188,10 +188,12 @@ def test_a_folder_that_cannot_be_written_to_is_one_line(trainings, stopped):
     assert "Read-only file system; choose another folder with runs=PATH" in fault(done)
 
 
-def test_the_newest_the_best_and_multiples_are_kept(trainings, stopped):
+def test_the_newest_the_best_multiples_and_what_links_name_are_kept(trainings, stopped):
     run = stopped("kept")
     checkpoint.point(run.checkpoints, "best", "step-000002")
-    trainings.train(run, "train.keep_last=1", "train.keep_every=4", "train.save_every=1")
+    checkpoint.point(run.checkpoints, "best-rouge", "step-000004")
+    assert checkpoint.resolve(run.checkpoints, "best-rouge") == "step-000004"
+    trainings.train(run, "train.keep_last=1", "train.keep_every=8", "train.save_every=1")
     kept = [checkpoint.step_of(name) for name in checkpoint.whole(run.checkpoints)]
     assert kept == [2, 4, 8, 12]
     assert (run.checkpoints / "latest").readlink().name == LAST

@@ -1,0 +1,76 @@
+"""An array of tasks that generate, on two nodes: some are stopped, every input is answered once."""
+
+import json
+import os
+import shutil
+import signal
+
+from sumzero.infer.generation import finished_generations
+from sumzero.runfolder import RunFolder
+
+from .chains import submitted
+from .runs import write_rows
+
+ROWS = 200
+STEPS = ("--steps=generate,score", "--shards=4", "--sbatch=--cpus-per-task=2")
+
+
+def rows_of(run, task):
+    """The rows that a task has written so far."""
+    files = list(run.generations.glob(f"*/shard-{task:05d}-of-00004.jsonl"))
+    text = files[0].read_text() if files else ""
+    return [line for line in text.split("\n") if line.endswith("}")]
+
+
+def process_of(cluster, task):
+    """The number of the process that generates a task's shard."""
+    found = [
+        number
+        for node in cluster.nodes
+        for number, line in cluster.processes(node).items()
+        if line.startswith("python") and f"--shard {task}/4" in line
+    ]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def test_a_killed_task_is_all_that_is_done_again_and_each_input_answered_once(cluster, chain, user):
+    run = RunFolder(user.folder / "my runs" / "array")
+    shutil.copytree(chain[0].export, run.export)
+    rows = [{"id": i, "document": f"word{i} " * (1 + i % 9), "target": "x"} for i in range(ROWS)]
+    write_rows(user.folder / "many.jsonl", rows)
+    argv = ("submit", user.file, "name=array", "runs=my runs", "data.test.path=many.jsonl", *STEPS)
+    user.sumzero(*argv)
+    first = submitted(run)
+    generate = first["generate"]
+    # One is killed, and one is told that its time is nearly over.
+    cluster.until(lambda: len(rows_of(run, 2)) > 2, 240, "task 2 has written rows")
+    os.kill(process_of(cluster, 2), signal.SIGKILL)
+    killed = rows_of(run, 2)
+    cluster.until(lambda: len(rows_of(run, 1)) > 2, 240, "task 1 has written rows")
+    cluster.run(["scancel", "--batch", "--signal=USR1", f"{generate}_1"])
+    cluster.wait(f"{generate}_1", {"COMPLETED"}, restarts=1, timeout=240)
+    record = cluster.wait(f"{generate}_2", {"FAILED"})
+    assert record["ExitCode"] == "137:0"
+    for task in (0, 3):
+        cluster.wait(f"{generate}_{task}", {"COMPLETED"}, timeout=240)
+    nodes = {cluster.job(f"{generate}_{task}")["NodeList"] for task in range(4)}
+    assert nodes == {"node1", "node2"}
+    cluster.wait(first["score"], {"CANCELLED"}, timeout=60)
+    said = user.sumzero("status", user.file, "name=array", "runs=my runs")
+    assert "FAILED (tasks 2 failed" in said
+    assert f"generate-{generate}_2.log" in said
+    assert finished_generations(run) == {}
+    done = {task: rows_of(run, task) for task in (0, 1, 3)}
+    assert len(killed) < ROWS // 4
+
+    user.sumzero(*argv)
+    again = submitted(run)
+    cluster.wait(again["score"], {"COMPLETED"}, timeout=300)
+    for task, lines in done.items():
+        assert rows_of(run, task) == lines, "what was there stays"
+    assert rows_of(run, 2)[: len(killed)] == killed
+    (made,) = [x for name, x in finished_generations(run).items() if name == "finetuned"]
+    assert [int(row["id"]) for row in made.rows()] == list(range(ROWS))
+    assert made.manifest["rows"] == ROWS
+    assert json.loads(run.scores.read_text())["systems"]["finetuned"]["rows"] == ROWS
