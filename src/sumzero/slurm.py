@@ -86,7 +86,8 @@ def accounted(ids: Sequence[str]) -> dict[str, Tasks]:
         number = re.fullmatch(r"(\d+)(?:_(\d+))?", name)
         if number:  # else tasks that wait, of which squeue tells
             index = int(number[2]) if number[2] else None
-            found.setdefault(number[1], {})[index] = (state_.split()[0], f"exit code {code}")
+            reason = "" if code == "0:0" else f"exit code {code.partition(':')[0]}"
+            found.setdefault(number[1], {})[index] = (state_.split()[0], reason)
     return found
 
 
