@@ -20,7 +20,7 @@ from sumzero.config import RunConfig
 from sumzero.contract import Contract, open_contract
 from sumzero.errors import ConfigError, DataError, RunError
 from sumzero.infer.engine import Engine, Request, engine_version
-from sumzero.infer.questions import asked_of, question_ids, read_test
+from sumzero.infer.questions import asked_of, check_room, question_ids, read_test
 from sumzero.loading import local_folder
 from sumzero.log import logger, progress
 from sumzero.prompt import PromptRenderer
@@ -64,13 +64,7 @@ def generate(config: RunConfig, system: str = "finetuned") -> Generation:
             raise RunError(f"{folder.export} is missing; run `sumzero export RUN.toml` first")
         contract, renderer = open_contract(folder.export)
         asked = asked_of(records, sources, config, contract)
-        room = contract.max_length - config.generate.max_new_tokens
-        fixed = (renderer.fixed_tokens(question_ids(renderer, text, "")) for text in set(asked))
-        if room <= max(fixed):
-            raise ConfigError(
-                f"generate.max_new_tokens = {config.generate.max_new_tokens}: leaves no room for a "
-                f"document in the model's {contract.max_length} tokens"
-            )
+        check_room(set(asked), renderer, contract, config.generate.max_new_tokens)
         model = folder.export
         if system == "untrained":
             model = local_folder(folder.model_path(config), config.model.revision)
@@ -222,8 +216,8 @@ def _engine_rows(
         for record, text in questions:
             document = renderer.encode_text([record.document])[0]
             asked_ids = question_ids(renderer, text, record.instruction)
-            limit = contract.max_length - config.generate.max_new_tokens
-            prompt = renderer.prompt(document, min(limit, contract.max_prompt or limit), asked_ids)
+            limit = contract.prompt_limit(config.generate.max_new_tokens)
+            prompt = renderer.prompt(document, limit, asked_ids)
             if prompt is None:
                 reason = f"the prompt does not fit: {len(document)} document tokens"
                 unfit.append({"id": record.id, "error": reason, **_metadata(record)})
