@@ -90,7 +90,7 @@ class Gate:
                 size += len(parts[-1])
                 more = message.get("more_body", False)
         if size > self._max_body:
-            limit = f"{self._max_body / 2**20:g} MiB"
+            limit = f"{self._max_body / 2**20:.3g} MiB"
             await _refuse(send, "body", 413, f"the body is above the limit of {limit}")
             return
         whole: list[Message] = [

@@ -101,8 +101,8 @@ class Summarizer:
         try:
             asked = question_ids(self._renderer, self._text(ask), ask.instruction)
             document = self._renderer.encode_text([ask.document])[0]
-        except (ConfigError, DataError) as error:
-            raise Refused(400, str(error).splitlines()[0].removeprefix("generate.")) from None
+        except DataError as error:
+            raise Refused(400, str(error).splitlines()[0]) from None
         prompt = self._renderer.prompt(document, self._limit, asked)
         if prompt is None:
             room = max(0, self._limit - self._renderer.fixed_tokens(asked))
@@ -116,13 +116,24 @@ class Summarizer:
     def _text(self, ask: Ask) -> str:
         """What is asked; {question} in it stands for the request's own instruction."""
         answers = self.source.task == "answer"
+        length = "words" if ask.words else "sentences" if ask.sentences else None
+        if ask.words and ask.sentences:
+            raise Refused(400, "words, sentences: ask for one of them")
+        if length and not self._contract.length_control:
+            raise Refused(400, f"{length}: the model was not trained to keep one; leave it out")
         if ask.instruction is not None and not answers:
-            if ask.words or ask.sentences:
-                raise Refused(400, "instruction: stands for itself; leave out words and sentences")
+            if length:
+                raise Refused(400, f"instruction: stands for itself; leave out {length}")
             return QUESTION
         if ask.instruction is None and answers:
             raise Refused(400, "instruction: missing; this model answers a question")
-        return self._asked(ask.language or self.source.language, ask.words, ask.sentences)
+        language = ask.language or self.source.language
+        try:
+            return self._asked(language, ask.words, ask.sentences)
+        except ConfigError:
+            if length:
+                raise Refused(400, f"{length}: the run's instructions have no length") from None
+            raise Refused(400, f"language: no instructions in {language!r}") from None
 
     def _asked_of_contract(self, language: str, words: int | None, sentences: int | None) -> str:
         generate = self._config.generate
@@ -139,11 +150,12 @@ def parse(body: bytes) -> Ask:
         fault = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, fault["loc"]))[:80] or "body"
         raise Refused(400, f"{where}: {fault['msg']}".splitlines()[0]) from None
-    for name in ("document", "instruction"):
-        text = getattr(ask, name)
-        if text is not None and not text.strip():
-            raise Refused(400, f"{name}: is empty")
-    return ask
+    document, instruction = ask.document.strip(), ask.instruction  # stripped as records are
+    if not document:
+        raise Refused(400, "document: is empty")
+    if instruction is not None and not (instruction := instruction.strip()):
+        raise Refused(400, "instruction: is empty")
+    return replace(ask, document=document, instruction=instruction)
 
 
 _ASK = TypeAdapter(Ask)
