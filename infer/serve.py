@@ -66,26 +66,24 @@ def serve(config: RunConfig, listen: Listen, *, adapter: bool = False) -> int:
             f"--host {listen.host}: others can reach it, so a key is needed: set {KEY}"
         )
     served, contract, renderer = _served(config, adapter)
-    sock = _bound(listen)
-    with sock, _ended_before_ready():
-        return asyncio.run(_run(config, listen, key, served, contract, renderer, sock))
+    summarizer = Summarizer(config, contract, renderer)
+    with _bound(listen) as sock, _ended_before_ready():
+        return asyncio.run(_run(listen, key, served, contract, summarizer, sock))
 
 
 async def _run(
-    config: RunConfig,
     listen: Listen,
     key: str | None,
     served: Served,
     contract: Contract,
-    renderer: PromptRenderer,
+    summarizer: Summarizer,
     sock: socket.socket,
 ) -> int:
     logger.info("%s: starting vLLM", served.adapter or served.model)
     async with openai_app(served, GRACE) as openai:
-        summarizer = Summarizer(config, contract, renderer, openai.complete)
-        _add_routes(openai, summarizer, config.name, contract)
+        _add_routes(openai, summarizer, served.name, contract)
         gate = Gate(openai.app, key, listen.max_body, listen.max_concurrent)
-        server = _Server(gate, openai, sock, config.name)
+        server = _Server(gate, openai, sock, served.name)
         openai.app.state.server = server  # vLLM's handlers end it where the engine is dead
         await server.serve(sockets=[sock])
         summarizer.close()
@@ -154,7 +152,7 @@ def _add_routes(openai: OpenAIApp, summarizer: Summarizer, name: str, contract: 
         if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
             reason = "the body must be JSON, with Content-Type: application/json"
             return JSONResponse(error_body(415, reason), 415)
-        answer = asyncio.ensure_future(summarizer.answer(await request.body()))
+        answer = asyncio.ensure_future(summarizer.answer(await request.body(), openai.complete))
         gone = asyncio.ensure_future(_disconnect(request))
         try:
             await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)

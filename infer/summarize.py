@@ -49,16 +49,13 @@ class Refused(Exception):
 
 
 class Summarizer:
-    """Answers requests by a contract and `complete`, which generates for a prompt's ids."""
+    """Answers requests by a contract."""
 
-    def __init__(
-        self, config: RunConfig, contract: Contract, renderer: PromptRenderer, complete: Complete
-    ) -> None:
+    def __init__(self, config: RunConfig, contract: Contract, renderer: PromptRenderer) -> None:
         """Raises ConfigError where the run's way to ask leaves no room for a document."""
         self._config = config
         self._contract = contract
         self._renderer = renderer
-        self._complete = complete
         data = config.data
         known = (*data.test, *data.validation, *data.train)
         self.source = known[0] if known else Source(path="summarize")
@@ -73,12 +70,12 @@ class Summarizer:
             config.generate.max_new_tokens,
         )
 
-    async def answer(self, body: bytes) -> dict[str, Any]:
-        """The reply to a request's body. Raises Refused."""
+    async def answer(self, body: bytes, complete: Complete) -> dict[str, Any]:
+        """The reply to a request's body; `complete` generates for ids. Raises Refused."""
         ask = parse(body)
         loop = asyncio.get_running_loop()
         prompt = await loop.run_in_executor(self._thread, self._prompt, ask)
-        done = await self._complete(prompt.ids)
+        done = await complete(prompt.ids)
         if done.finish_reason not in ("stop", "length", "repetition"):
             raise Refused(503, "the server is ending, or the engine has failed; ask again")
         return {

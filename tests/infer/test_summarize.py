@@ -31,7 +31,8 @@ def summarizer(tokenizer):
             asked.append(tokenizer.decode(ids))
             return Completion("id", " Text.\n", (1, 2), 2, finish_reason, 0.5)
 
-        one = Summarizer(config, make_contract(renderer, config.data), renderer, complete)
+        one = Summarizer(config, make_contract(renderer, config.data), renderer)
+        one.complete = complete
         made.append(one)
         return one, asked
 
@@ -42,7 +43,7 @@ def summarizer(tokenizer):
 
 
 def answer(one, **body):
-    return asyncio.run(one.answer(json.dumps(body).encode()))
+    return asyncio.run(one.answer(json.dumps(body).encode(), one.complete))
 
 
 def refusal(one, **body):
