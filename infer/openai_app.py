@@ -29,7 +29,7 @@ from sumzero.infer.engine import (
 
 @dataclass(frozen=True)
 class Served:
-    """What is served, under which name; `tokenizer` is a folder, `stop_ids` end every generation.
+    """What is served, under which name; `stop_ids` end every generation.
 
     With `adapter` the name is that of the model with the adapters, NAME-base that without.
     `max_length` bounds prompt and output together, in tokens.
@@ -37,7 +37,6 @@ class Served:
 
     name: str
     model: Path
-    tokenizer: Path
     adapter: Path | None
     settings: Generate
     max_length: int
@@ -90,7 +89,6 @@ async def openai_app(served: Served, grace: int) -> AsyncIterator[OpenAIApp]:
             served.model, served.settings, served.max_length, served.seed, served.adapter
         )
         arguments |= {
-            "tokenizer": str(served.tokenizer),
             "generation_config": folder,
             # Where a request to them does not say.
             "override_generation_config": {

@@ -137,7 +137,10 @@ class _Server(uvicorn.Server):
 
     def _tell(self, number: signal.Signals) -> None:
         logger.info("%s: ending what is at work", number.name)
-        self.force_exit = self.told
+        if self.told:
+            self.force_exit = True
+            for task in self.server_state.tasks:
+                task.cancel()
         self.told = self.should_exit = True
 
 
@@ -204,7 +207,6 @@ def _served(config: RunConfig, adapter: bool) -> tuple[Served, Contract, PromptR
     served = Served(
         config.name,
         model,
-        where,
         where if alone else None,
         config.generate,
         contract.max_length,

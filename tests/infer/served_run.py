@@ -58,35 +58,44 @@ def write_run(folder: Path, tokenizer) -> Path:
         cpu_kv_cache_gib = 0.25
     """)
     export = folder / "runs" / "run" / "export"
-    data = Data(train=(Source(path="train"),), max_length=256, length_control=True)
-    renderer = PromptRenderer(tokenizer, data.truncation)
-    contract = make_contract(renderer, data)
-    learnt(renderer, contract).save_pretrained(export)
+    renderer, contract = promised(export, tokenizer)
+    model = initial_model(_SHAPE, tokenizer, positions=512, seed=0).float()
+    learn(model, renderer, contract, [row["target"] for row in ROWS])
+    model.save_pretrained(export)
     GenerationConfig(eos_token_id=renderer.stop_ids).save_pretrained(export)
-    tokenizer.save_pretrained(export)
-    write_contract(export, contract)
     return run
 
 
-def learnt(renderer, contract):
-    """A model that gives each row's target, as the contract asks."""
+def promised(export: Path, tokenizer):
+    """Writes tokenizer and contract; returns the renderer and the contract."""
+    data = Data(train=(Source(path="train"),), max_length=256, length_control=True)
+    renderer = PromptRenderer(tokenizer, data.truncation)
+    contract = make_contract(renderer, data)
+    tokenizer.save_pretrained(export)
+    write_contract(export, contract)
+    return renderer, contract
+
+
+def learn(model, renderer, contract, targets, lr=3e-3):
+    """Until the model gives each row its target, asked as the contract asks."""
     torch.manual_seed(0)
-    model = initial_model(_SHAPE, renderer.tokenizer, positions=512, seed=0).float()
     asked = renderer.ask(contract.instructions[0].inference())
     examples = []
-    for row in ROWS:
+    for row, target in zip(ROWS, targets, strict=True):
         document = renderer.encode_text([row["document"]])[0]
         prompt = renderer.prompt(document, contract.prompt_limit(MAX_NEW), asked).ids
-        target = renderer.encode_targets([row["target"]])[0]
-        ids = torch.tensor([prompt + target])
-        examples.append((ids, torch.tensor([[-100] * len(prompt) + target])))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+        learnt = renderer.encode_targets([target])[0]
+        ids = torch.tensor([prompt + learnt])
+        examples.append((ids, torch.tensor([[-100] * len(prompt) + learnt])))
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=lr)
+    model.train()
     for _ in range(80):
         for ids, labels in examples:
             model(input_ids=ids, labels=labels).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    return model.eval()
+    model.eval()
 
 
 def command(*words):

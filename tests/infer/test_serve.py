@@ -153,9 +153,19 @@ def test_more_requests_than_allowed_at_once_are_sent_away_for_now(server):
     assert server.ask("POST", "/summarize", BODY)[0] == 200
 
 
-def test_a_client_that_leaves_frees_its_place(server):
+def test_a_client_that_leaves_frees_its_place_and_ends_its_generation(server):
     for connection in [server.held(BODY) for _ in range(2)]:
         connection.close()
+    server.until(lambda: server.ask("POST", "/summarize", BODY)[0] == 200)
+
+    def leaves_while_it_generates():
+        connection = server.held(body)
+        connection.sendall(body)
+        connection.close()
+        return metric(server, 'vllm:request_success_total{engine="0",finished_reason="abort"') > 0
+
+    body = json.dumps({"document": LONG, "instruction": "What else?"}).encode()  # not learnt: long
+    server.until(leaves_while_it_generates)
     server.until(lambda: server.ask("POST", "/summarize", BODY)[0] == 200)
 
 
@@ -176,16 +186,18 @@ def test_vllms_own_routes_are_labelled_and_end_at_the_contracts_ids(server, run)
 
 
 def test_metrics_count_requests_cuts_and_refusals(server):
-    def value(name):
-        _, _, text = server.ask("GET", "/metrics")
-        return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name))
-
     names = ["vllm:request_success_total", "sumzero_documents_cut_total"]
     names += ['sumzero_refused_requests_total{reason="key"}']
-    before = [value(name) for name in names]
+    before = [metric(server, name) for name in names]
     server.summarize(document=LONG)
     server.ask("GET", "/v1/models", key=None)
-    assert [value(name) for name in names] == [number + 1 for number in before]
+    assert [metric(server, name) for name in names] == [number + 1 for number in before]
+
+
+def metric(server, name):
+    """The sum of the metrics whose line begins so."""
+    _, _, text = server.ask("GET", "/metrics")
+    return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name))
 
 
 @pytest.mark.skipif(PROGRAM is None, reason="there is no chromium here")

@@ -3,16 +3,16 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from sumzero.config import Data, Source
+from sumzero.config import Data, Scratch, Source
 from sumzero.contract import make_contract, write_contract
 from sumzero.prompt import PromptRenderer
+from sumzero.train.scratch import initial_model
 
 from .runs import SCRIPTS
 
@@ -25,11 +25,20 @@ print(server.getresponse().read().decode())
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, tokenizer, model_folder):
+def run(tmp_path_factory, tokenizer):
     """A run with an export that was not trained."""
     folder = tmp_path_factory.mktemp("user")
     export = folder / "runs" / "run" / "export"
-    shutil.copytree(model_folder, export)
+    shape = Scratch(
+        vocab_size=600,
+        hidden_size=64,  # vLLM's heads have 32 at least
+        num_layers=2,
+        num_heads=2,
+        num_kv_heads=1,
+        intermediate_size=64,
+    )
+    initial_model(shape, tokenizer, positions=512, seed=0).save_pretrained(export)
+    tokenizer.save_pretrained(export)
     data = Data(train=(Source(path="train"),), max_length=128)
     write_contract(export, make_contract(PromptRenderer(tokenizer), data))
     file = folder / "run.toml"
