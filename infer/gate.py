@@ -4,12 +4,14 @@ An ASGI middleware of its own, since vLLM's key guards only some of its routes, 
 neither bodies nor requests.
 """
 
+import asyncio
 import hmac
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from prometheus_client import Counter
+from starlette.requests import ClientDisconnect
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -55,7 +57,7 @@ class Gate:
         else:
             self._running += 1
             try:
-                await self._with_body(scope, receive, send)
+                await self._admitted(scope, receive, send)
             finally:
                 self._running -= 1
 
@@ -75,39 +77,56 @@ class Gate:
             reason = "the key is missing or wrong: Authorization: Bearer KEY"
             await _refuse(send, "key", 401, reason, [(b"www-authenticate", b"Bearer")])
 
-    async def _with_body(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Reads the whole body, as every route would, and hands it on if it is not too long."""
-        length = dict(scope["headers"]).get(b"content-length", b"0")
-        parts: list[bytes] = []
-        size, more = int(length) if length.isdigit() else 0, True
-        if size <= self._max_body:
-            size = 0
-            while more and size <= self._max_body:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    return
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-                more = message.get("more_body", False)
-        if size > self._max_body:
-            limit = f"{self._max_body / 2**20:.3g} MiB"
-            await _refuse(send, "body", 413, f"the body is above the limit of {limit}")
-            return
-        whole: list[Message] = [
-            {"type": "http.request", "body": b"".join(parts), "more_body": False}
-        ]
+    async def _admitted(self, scope: Message, receive: Receive, send: Send) -> None:
+        label = b"inside" if scope["path"] == _IN_CONTRACT else b"outside"
+        whole: list[Message] = []
+        begun = False
 
         async def hand_on() -> Message:
             return whole.pop() if whole else await receive()
 
-        label = b"inside" if scope["path"] == _IN_CONTRACT else b"outside"
-
         async def labelled(message: Message) -> None:
+            nonlocal begun
+            begun = True
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), (LABEL, label)]
             await send(message)
 
-        await self._app(scope, hand_on, labelled)
+        try:
+            body = await self._body(scope, receive)
+            if body is None:
+                limit = f"{self._max_body / 2**20:.3g} MiB"
+                await _refuse(send, "body", 413, f"the body is above the limit of {limit}")
+                return
+            whole.append({"type": "http.request", "body": body, "more_body": False})
+            await self._app(scope, hand_on, labelled)
+        except ClientDisconnect:
+            return
+        except asyncio.CancelledError:  # the time to end in is over
+            if begun:
+                raise
+            await _refuse(send, "ending", 503, "the server is ending")
+
+    async def _body(self, scope: Message, receive: Receive) -> bytes | None:
+        """The whole body, which every route would read too; None where it is too long.
+
+        Raises ClientDisconnect.
+        """
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self._max_body:
+            return None
+        parts: list[bytes] = []
+        size, more = 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > self._max_body:
+                return None
+            more = message.get("more_body", False)
+        return b"".join(parts)
 
 
 def error_body(status: int, reason: str) -> dict[str, Any]:

@@ -95,7 +95,7 @@ async def _run(
 
 
 class _Server(uvicorn.Server):
-    """Serves until a signal or the engine's death; a second signal does not wait."""
+    """Serves until a signal or the engine's death; a second signal ends what is at work."""
 
     def __init__(self, gate: Gate, openai: OpenAIApp, sock: socket.socket, name: str) -> None:
         super().__init__(
@@ -138,7 +138,6 @@ class _Server(uvicorn.Server):
     def _tell(self, number: signal.Signals) -> None:
         logger.info("%s: ending what is at work", number.name)
         if self.told:
-            self.force_exit = True
             for task in self.server_state.tasks:
                 task.cancel()
         self.told = self.should_exit = True

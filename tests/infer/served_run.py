@@ -172,6 +172,8 @@ class Server:
             socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
         except ConnectionRefusedError:
             return True
+        except ConnectionResetError:  # it was in the queue
+            return False
         return False
 
     def until(self, holds, seconds=30):

@@ -84,5 +84,30 @@ def test_a_request_that_fails_frees_its_place():
             ask(gate, authorization="Bearer k")
 
 
+def test_a_request_that_is_broken_off_before_its_answer_begins_is_told():
+    async def waits(scope, receive, send):
+        at_work.set()
+        await asyncio.Event().wait()
+
+    async def broken_off():
+        async def receive():
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {"type": "http", "path": "/summarize", "method": "POST"}
+        scope["headers"] = [(b"host", b"localhost")]
+        task = asyncio.create_task(Gate(waits, None, 100, 1)(scope, receive, send))
+        await at_work.wait()
+        task.cancel()
+        await task
+
+    at_work, sent = asyncio.Event(), []
+    asyncio.run(broken_off())
+    assert sent[0]["status"] == 503
+    assert json.loads(sent[1]["body"])["error"]["message"] == "the server is ending"
+
+
 def test_web_sockets_are_closed():
     assert ask(Gate(Told(), None, 100, 1), kind="websocket")[0] == "websocket.close"

@@ -158,15 +158,17 @@ def test_a_client_that_leaves_frees_its_place_and_ends_its_generation(server):
         connection.close()
     server.until(lambda: server.ask("POST", "/summarize", BODY)[0] == 200)
 
-    def leaves_while_it_generates():
+    def broken_off():
         connection = server.held(body)
         connection.sendall(body)
         connection.close()
-        return metric(server, 'vllm:request_success_total{engine="0",finished_reason="abort"') > 0
+        return metric(server, counted) > before
 
     body = json.dumps({"document": LONG, "instruction": "What else?"}).encode()  # not learnt: long
-    server.until(leaves_while_it_generates)
-    server.until(lambda: server.ask("POST", "/summarize", BODY)[0] == 200)
+    counted = 'http_requests_total{handler="/summarize",method="POST",status="4xx"'
+    before = metric(server, counted)  # the answer that nobody reads is a 499
+    server.until(broken_off)
+    server.until(lambda: metric(server, "vllm:num_requests_running") == 0)
 
 
 def test_vllms_own_routes_are_labelled_and_end_at_the_contracts_ids(server, run):
