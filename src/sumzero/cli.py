@@ -220,7 +220,28 @@ def _parser() -> argparse.ArgumentParser:
     )
     status.add_argument("--json", action="store_true", help="print one JSON object")
     add_stage("report", commands.report, "Write report.html.", "sumzero report runs/scitldr")
+    serve = add_stage(
+        "serve",
+        commands.serve,
+        "Serve the export: POST /summarize, a page, and vLLM's OpenAI routes. "
+        "A key that callers must have is taken from SUMZERO_API_KEY.",
+        "sumzero serve runs/scitldr --port 8080 generate.max_new_tokens=256",
+    )
+    serve.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine only")
+    serve.add_argument("--port", type=_port, default=8000, help="default: 8000; 0: a free one")
+    serve.add_argument("--max-body-mib", type=_gibibytes, default=8.0, help="default: 8")
+    serve.add_argument(
+        "--max-concurrent", type=_count, help="requests at once (default: generate.max_in_flight)"
+    )
+    serve.add_argument("--adapter", action="store_true", help="adapter/ on its base, not export/")
     return parser
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 2**16:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 65535, got {text}")
+    return number
 
 
 def _count(text: str) -> int:

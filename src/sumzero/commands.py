@@ -211,3 +211,17 @@ def report(options: argparse.Namespace) -> int:
 
     print(report(_config(options)))
     return 0
+
+
+def serve(options: argparse.Namespace) -> int:
+    """The server."""
+    from sumzero.infer.serve import Listen, serve
+
+    config = _config(options)
+    listen = Listen(
+        options.host,
+        options.port,
+        round(options.max_body_mib * 2**20),
+        options.max_concurrent or config.generate.max_in_flight,
+    )
+    return serve(config, listen, adapter=options.adapter)

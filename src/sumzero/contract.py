@@ -61,6 +61,11 @@ class Contract:
         """A hash over all of it, for fingerprints."""
         return _digest(json.dumps(asdict(self), sort_keys=True))
 
+    def prompt_limit(self, max_new_tokens: int) -> int:
+        """The most tokens that a prompt may have with room for as many new ones after it."""
+        limit = self.max_length - max_new_tokens
+        return min(limit, self.max_prompt or limit)
+
     def asked(self, source: Source, language: str, data: Data, generate: Generate) -> str:
         """What records of a source and language are asked; {question} is still in it.
 

@@ -57,7 +57,8 @@ def test_each_checkpoint_was_scored_and_the_best_exported(chain):
         found = json.loads(file.read_text())["systems"]["finetuned"]["metrics"]
         scores[file.parent.name] = found["rougeL"]["value"]
     whole = {path.name for path in run.checkpoints.glob("step-*")}
-    assert {"step-000020", "step-000040"} <= scores.keys() & whole
+    assert "step-000040" in scores.keys() & whole
+    assert scores.keys() == whole, "the one that was made before the job was requeued, too"
     best = (run.checkpoints / "best-rouge").readlink().name
     assert scores[best] == max(scores[name] for name in scores.keys() & whole)
     exported = json.loads((run.export / "export.json").read_text())

@@ -1,0 +1,133 @@
+"""vLLM's OpenAI-compatible server, taken apart: its engine and its app, to add to and to run.
+
+vLLM's own `serve_http` stops the engine before the connections; here the app is run by the caller,
+who stops in the other order, so that answers on their way arrive. The engine is a process of its
+own, which ends with the block.
+"""
+
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from sumzero.config import Generate
+from sumzero.errors import RunError
+from sumzero.infer.engine import (
+    Completion,
+    completion,
+    engine_arguments,
+    engine_version,
+    lora_request,
+    sampling,
+)
+
+
+@dataclass(frozen=True)
+class Served:
+    """What is served, under which name; `stop_ids` end every generation.
+
+    With `adapter` the name is that of the model with the adapters, NAME-base that without.
+    `max_length` bounds prompt and output together, in tokens.
+    """
+
+    name: str
+    model: Path
+    adapter: Path | None
+    settings: Generate
+    max_length: int
+    stop_ids: list[int]
+    seed: int
+
+
+class OpenAIApp:
+    """A running engine, and vLLM's FastAPI app on it."""
+
+    def __init__(self, client: Any, app: Any, served: Served) -> None:
+        self.app = app
+        self._client = client
+        self._adapter = lora_request(served.adapter)
+        self._sampling = sampling(served.settings, served.stop_ids, served.seed)
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the engine's process has ended or cannot go on."""
+        return bool(self._client.errored)
+
+    async def complete(self, prompt_ids: list[int]) -> Completion:
+        """Generates for a prompt; a task that is cancelled ends the generation too."""
+        from vllm.sampling_params import RequestOutputKind
+
+        how = self._sampling.clone()
+        how.output_kind = RequestOutputKind.FINAL_ONLY
+        begun = time.perf_counter()
+        last = None
+        async for output in self._client.generate(
+            {"prompt_token_ids": prompt_ids}, how, uuid.uuid4().hex, lora_request=self._adapter
+        ):
+            last = output
+        assert last is not None, "a generation ends in an output"
+        return completion(last, time.perf_counter() - begun)
+
+
+@asynccontextmanager
+async def openai_app(served: Served, grace: int) -> AsyncIterator[OpenAIApp]:
+    """Starts vLLM's engine and builds its app.
+
+    An engine that is told to end by someone else first ends what it has begun, in `grace` seconds.
+    Raises RunError where vLLM does not start.
+    """
+    with TemporaryDirectory(prefix="sumzero-") as folder:
+        # vLLM's own routes end at the ids of a generation config: these, whatever the model's has.
+        config = Path(folder) / "generation_config.json"
+        config.write_text(json.dumps({"eos_token_id": served.stop_ids}), encoding="utf-8")
+        arguments = engine_arguments(
+            served.model, served.settings, served.max_length, served.seed, served.adapter
+        )
+        arguments |= {
+            "generation_config": folder,
+            # Where a request to them does not say.
+            "override_generation_config": {
+                "temperature": served.settings.temperature,
+                "top_p": served.settings.top_p,
+                "frequency_penalty": served.settings.frequency_penalty,
+            },
+            "served_model_name": [f"{served.name}-base" if served.adapter else served.name],
+            "disable_log_stats": False,  # they are what /metrics shows
+            "shutdown_timeout": grace,
+        }
+        async with AsyncExitStack() as stack:
+            try:
+                client, app = await stack.enter_async_context(_started(arguments, served))
+            except Exception as error:  # vLLM has no errors of its own
+                reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+                raise RunError(f"{served.model}: {engine_version()}: {reason[0]}") from error
+            yield OpenAIApp(client, app, served)
+
+
+@asynccontextmanager
+async def _started(arguments: dict[str, Any], served: Served) -> AsyncIterator[tuple[Any, Any]]:
+    from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+    from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
+    from vllm.entrypoints.launchers.app import build_app
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.entrypoints.openai.models.protocol import LoRAModulePath
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    options = make_arg_parser(FlexibleArgumentParser()).parse_args([])
+    vars(options).update(
+        arguments,
+        allowed_origins=[],  # pages of other sites have no business here
+        disable_fastapi_docs=True,  # its pages load scripts from elsewhere
+    )
+    if served.adapter:
+        options.lora_modules = [LoRAModulePath(served.name, str(served.adapter))]
+    async with build_async_engine_client(options) as client:
+        tasks = await client.get_supported_tasks()
+        app = build_app(options, tasks, client.model_config)
+        await init_app_state(client, app.state, options, tasks)
+        yield client, app
