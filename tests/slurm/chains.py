@@ -22,7 +22,7 @@ def hostile_user(cluster, folder, model):
     folder.mkdir()
     shutil.copytree(model, folder / "a model")
     runs = Runs(cluster, folder, folder / "a model")
-    text = runs.file.read_text().replace("save_every = 1000", "save_every = 40\nkeep_every = 4")
+    text = runs.file.read_text().replace("save_every = 1000", "save_every = 40")
     text = text.replace("max_steps = 100", "max_steps = 40")
     rows = 'path = "rows.jsonl"\n'
     runs.file.write_text(
