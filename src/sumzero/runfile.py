@@ -19,9 +19,15 @@ from sumzero.errors import ConfigError
 
 
 def run_file(path: str) -> Path:
-    """The run file of an argument: a TOML file, or a run folder's own config.toml."""
+    """The run file of an argument: a TOML file, or that of a run folder.
+
+    That is config.toml, or what was submitted as long as no stage has begun.
+    """
     given = Path(path)
-    return given / "config.toml" if given.is_dir() else given
+    if not given.is_dir():
+        return given
+    own, submitted = given / "config.toml", given / "submitted.toml"
+    return submitted if submitted.is_file() and not own.is_file() else own
 
 
 def load(file: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -24,6 +24,7 @@ from sumzero.status import status
 from sumzero.train import checkpoint
 
 METRIC = "rougeL"
+_PATIENCE = 120.0  # seconds: a file system may hold the lock of a node that died for a while
 _PAUSE = 10.0  # seconds between two looks at the folder of checkpoints
 
 
@@ -36,7 +37,7 @@ def score_checkpoints(config: RunConfig, *, follow: bool = False) -> dict[str, f
     if not config.data.validation:
         raise ConfigError("data.validation: no records to score checkpoints by; set its path")
     folder = RunFolder.of(config)
-    with alone(folder.root / "scored", "sumzero score-checkpoints"):
+    with alone(folder.root / "scored", "sumzero score-checkpoints", _PATIENCE):
         while True:
             is_over = not follow or not _trains(folder)  # before the last look at what is there
             for name in checkpoint.whole(folder.checkpoints):
