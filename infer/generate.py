@@ -153,6 +153,8 @@ def _make(job: _Job, shard: Shard) -> None:
         for timing in job.where.glob("shard-*.timing.json"):
             if not timing.name.endswith(f"-of-{shard.count:05d}.timing.json"):
                 timing.unlink(missing_ok=True)  # of an earlier attempt in other shards
+        if not todo:
+            return
         facts = {
             "seconds_start": round(started, 3),
             "seconds_generate": round(time.perf_counter() - begun - started, 3),

@@ -26,7 +26,7 @@ from sumzero.runfolder import alone, try_lock
 
 Row = dict[str, Any]
 _BYTES_PER_TOKEN = 4  # of the estimate: what counts is the ratio of documents to outputs
-_PATIENCE = 120.0  # seconds: a file system may hold the locks of a node that died for a while
+_PATIENCE = 600.0  # seconds: a node that Slurm has lost may be at work for a while
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,10 @@ def there(where: Path) -> dict[str, Row]:
                     f"{file}:{number}: damaged; remove the file and generate again"
                 ) from None
             if id_ in rows:
-                raise RunError(f"{file}:{number}: id {id_!r} stands there twice")
+                raise RunError(
+                    f"{file}:{number}: id {id_!r} stands there twice; remove the file and generate "
+                    "again"
+                )
             rows[id_] = row
     return rows
 

@@ -63,6 +63,8 @@ def test_a_checkpoint_of_other_ranks_is_converted_before_the_training(tmp_path, 
     ("more", "first"),
     [
         ({"seed": 1}, "prepare"),
+        ({"data": {"train": {"path": "more.jsonl"}, "test": ROWS}}, "prepare"),
+        ({"data": {"train": ROWS, "test": {"path": "more.jsonl"}}}, "generate"),
         ({"model": {"dtype": "float32"}}, "prepare"),
         ({"train": {"lr": 1e-3}}, "train"),
         ({"generate": {"max_new_tokens": 9}}, "generate"),
@@ -80,7 +82,7 @@ def test_gpus_are_asked_for_where_there_are_any(tmp_path):
     config = settings(tmp_path, generate={"tensor_parallel": 2})
     options = {step.name: step.options for step in chain(config, STEPS, SHAPE, False)}
     assert options["train"] == ("--nodes=2", "--ntasks-per-node=8", "--gpus-per-node=8")
-    assert options["export"] == ("--gpus-per-node=1",)
+    assert options["export"] == ("--gpus-per-node=2",)
     assert options["generate"] == ("--array=0-3", "--gpus-per-node=2")
     none = Shape(nodes=2, gpus_per_node=0, ranks_per_node=4, shards=1)
     assert not any(
@@ -106,6 +108,7 @@ def test_what_the_first_step_needs_is_looked_for(tmp_path):
     assert lacks([train], folder) is None
     export = Step("export", (), (), "")
     assert "no checkpoint for `export`; add train" in str(lacks([export], folder))
+    assert "no checkpoint for `export`" in str(lacks([Step("prepare", (), (), ""), export], folder))
     with_checkpoint(tmp_path, 2)
     assert lacks([export], folder) is None
 

@@ -22,7 +22,7 @@ def standing(tmp_path, tasks, **logs):
     for name, text in logs.items():
         (jobs.logs(folder) / f"train-{name.removeprefix('of_')}.log").write_text(text)
     jobs.write(folder, [Job("train", "token", "digest", [], tasks, 0.0, "7")])
-    return folder, jobs.latest(folder)["train"]
+    return folder, jobs.latest(folder, {})["train"]
 
 
 @pytest.mark.parametrize(

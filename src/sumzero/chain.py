@@ -25,7 +25,7 @@ _SIDE = "score-checkpoints"
 _SECTIONS = {
     "prepare": ("model", "data", "seed"),
     "train": ("train",),
-    "generate": ("generate",),
+    "generate": ("data.test", "generate"),
     "score": ("score",),
 }
 
@@ -107,39 +107,47 @@ def chain(
     """The wanted steps, in order. Raises ConfigError where the settings have nothing for one."""
     _check(config, wanted, score_checkpoints)
     gpus = shape.gpus_per_node
-    one_gpu = ("--gpus-per-node=1",) if gpus else ()
+    # What loads the model through vLLM.
+    served = (f"--gpus-per-node={config.generate.tensor_parallel}",) if gpus else ()
     train: tuple[str, ...] = (f"--nodes={shape.nodes}", f"--ntasks-per-node={shape.ranks_per_node}")
-    generate: tuple[str, ...] = (f"--array=0-{shape.shards - 1}",)
     if gpus:
         train += (f"--gpus-per-node={gpus}",)
-        generate += (f"--gpus-per-node={config.generate.tensor_parallel}",)
-    export = ("--checkpoint", BEST_BY_ROUGE) if score_checkpoints else ()
-    digests = _digests(config)
+    of_step = {
+        "train": train,
+        "export": served,
+        "generate": (f"--array=0-{shape.shards - 1}", *served),
+    }
+    settings = digests(config)
+    export: tuple[str, ...] = ()
+    if score_checkpoints:
+        export = ("--checkpoint", BEST_BY_ROUGE)
+        settings["export"] += f":{BEST_BY_ROUGE}"
     steps = []
     for name in STEPS:
         if name not in wanted:
             continue
-        options = {"train": train, "export": one_gpu, "generate": generate}.get(name, ())
+        options = of_step.get(name, ())
         arguments = export if name == "export" else ()
         tasks = shape.shards if name == "generate" else 0
         if name == "train":
-            steps += _convert(config, shape, digests["train"])
-        steps.append(Step(name, options, arguments, digests[name], tasks))
+            steps += _convert(config, shape, settings["train"])
+        steps.append(Step(name, options, arguments, settings[name], tasks))
         if name == "train" and score_checkpoints:
-            steps.append(Step(_SIDE, one_gpu, ("--follow",), digests["score"]))
+            steps.append(Step(_SIDE, served, ("--follow",), settings["score"]))
     return steps
 
 
 def lacks(steps: Sequence[Step], folder: RunFolder) -> str | None:
-    """What the first of these steps needs and is not there, with the step that makes it."""
-    first = next((step.name for step in steps if step.name in STEPS), None)
-    if first is None or first == STEPS[0]:
-        return None
-    maker = STEPS[STEPS.index(first) - 1]
-    what, is_there = _RESULTS[maker]
-    if is_there(folder):
-        return None
-    return f"{folder.root}: {what} for `{first}`; add {maker} to --steps"
+    """What one of these steps needs and neither is there nor made by another, and its maker."""
+    names = [step.name for step in steps if step.name in STEPS]
+    for name in names:
+        if name == STEPS[0]:
+            continue
+        maker = STEPS[STEPS.index(name) - 1]
+        what, is_there = _RESULTS[maker]
+        if maker not in names and not is_there(folder):
+            return f"{folder.root}: {what} for `{name}`; add {maker} to --steps"
+    return None
 
 
 def _convert(config: RunConfig, shape: Shape, digest: str) -> list[Step]:
@@ -179,14 +187,15 @@ def _check(config: RunConfig, wanted: Sequence[str], score_checkpoints: bool) ->
         raise ConfigError(faults)
 
 
-def _digests(config: RunConfig) -> dict[str, str]:
+def digests(config: RunConfig) -> dict[str, str]:
     """Of each step, over the settings that its result and those before it depend on."""
     values: dict[str, Any] = as_dict(config)
+    values["data.test"] = values["data"].pop("test")  # of use to those that generate only
     known: dict[str, Any] = {}
-    digests = {}
+    found = {}
     for name in STEPS:
         for section in _SECTIONS.get(name, ()):
             known[section] = values[section]
         text = json.dumps(known, sort_keys=True)
-        digests[name] = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return digests
+        found[name] = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return found

@@ -22,7 +22,8 @@ def _config(options: argparse.Namespace) -> RunConfig:
     config = load(run_file(options.run), options.overrides)
     given = Path(options.run)
     if given.is_dir():  # that very folder, wherever it lies now
-        config = replace(config, runs=str(given.parent), name=given.resolve().name)
+        given = given.resolve() if given.is_symlink() or not given.name else given
+        config = replace(config, runs=str(given.parent), name=given.name)
     return config
 
 
@@ -174,7 +175,8 @@ def submit(options: argparse.Namespace) -> int:
     )
     steps = chain(config, wanted, shape, options.score_checkpoints)
     if options.dry_run:
-        print("\n".join(commands(config, steps, options.sbatch)))
+        lines = commands(config, steps, options.sbatch, again=options.again)
+        print("\n".join(lines) or "nothing: all is done, or in the queue")
     else:
         done = submit(config, steps, options.sbatch, again=options.again)
         print(table(done, RunFolder.of(config)))

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from sumzero import slurm
-from sumzero.errors import RunError
 from sumzero.runfolder import RunFolder, read_json, write_json
 
 STEPS = ("prepare", "train", "export", "generate", "score")  # of the chain, in order
 _ENDS = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"}
-_ENDS |= {"PREEMPTED", "REVOKED", "TIMEOUT", "UNKNOWN"}
+_ENDS |= {"LAUNCH_FAILED", "PREEMPTED", "REVOKED", "TIMEOUT", "UNKNOWN"}
 _LAST_LINE = re.compile(r"^sumzero: job \S+ ended with exit code (\d+)$")
 _TAIL = 20  # lines of a log that are shown
 _TAIL_BYTES = 20_000
@@ -67,7 +66,7 @@ class Standing:
 
     def as_dict(self) -> dict[str, Any]:
         """For `status --json`; the log's last lines only where the job has failed."""
-        did_run = bool(self.failed) and self.state != "CANCELLED"
+        has_failed = bool(self.failed) and self.state != "CANCELLED"
         return {
             "step": self.job.step,
             "job": self.job.id,
@@ -75,7 +74,7 @@ class Standing:
             "reason": self.reason,
             "failed_tasks": [index for index in self.failed if index is not None],
             "log": str(self.log) if self.log else None,
-            "tail": self.tail() if did_run else [],
+            "tail": self.tail() if has_failed else [],
         }
 
 
@@ -90,22 +89,24 @@ def write(folder: RunFolder, jobs: Sequence[Job]) -> None:
     write_json(folder.root / "jobs.json", [asdict(job) for job in jobs])
 
 
-def latest(folder: RunFolder) -> dict[str, Standing]:
+def latest(folder: RunFolder, queue: dict[str, slurm.Tasks]) -> dict[str, Standing]:
     """Where the newest job of each step stands, in the order of their submission.
 
-    Where Slurm does not answer, by what the logs say; a job that may still be in the queue is then
-    UNKNOWN.
+    `queue` is Slurm's, by `slurm.queued`. Without it a job that does not say itself how it ended is
+    UNKNOWN, though it may be at work.
     """
     newest = {job.step: job for job in read(folder) if job.id}
-    if not newest:
-        return {}
-    ids = [str(job.id) for job in newest.values()]
-    try:
-        queue = slurm.queued()
-    except RunError:
-        queue = {}
-    gone = [id_ for id_ in ids if id_ not in queue]
-    ended = slurm.accounted(gone) if gone else {}
+    gone = [
+        str(job.id)
+        for job in newest.values()
+        if len(queue.get(str(job.id), {})) < max(1, job.tasks)  # wholly, or some of its tasks
+    ]
+    known = slurm.accounted(gone) if gone else {}
+    # What accounting holds to be running, and the queue does not, has ended without its notice.
+    ended = {
+        id_: {index: task for index, task in tasks.items() if task[0] in _ENDS}
+        for id_, tasks in known.items()
+    }
     in_order = sorted(newest.values(), key=lambda job: job.submitted)
     return {job.step: _standing(folder, job, queue, ended) for job in in_order}
 
@@ -125,6 +126,7 @@ def _standing(
         found[index] = known.get(index) or _by_log(_log(folder, job, index))
     active = [task for task in found.values() if task[0] not in _ENDS]
     failed = [index for index, task in found.items() if task[0] in _ENDS - {"COMPLETED"}]
+    failed.sort(key=lambda index: found[index][0] == "CANCELLED")  # those that say more first
     if active:
         shown = next((task for task in active if task[0] == "RUNNING"), active[0])
     else:

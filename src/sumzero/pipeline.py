@@ -23,7 +23,7 @@ from sumzero.config import RunConfig
 from sumzero.errors import ConfigError, RunError
 from sumzero.log import logger
 from sumzero.runfolder import RunFolder, alone
-from sumzero.status import status
+from sumzero.status import training
 
 _CPU_RANKS = 2
 
@@ -165,7 +165,7 @@ def _train(folder: RunFolder, num_ranks: int) -> None:
         *("--module", "sumzero.train", str(folder.config)),
     )
     # DeepSpeed's launcher can exit with 0 after its agent was killed: look for the result.
-    if status(folder)["state"] != "finished":
+    if training(folder)["state"] != "finished":
         raise RunError(f"{folder.checkpoints}: training ended before its last step; run it again")
 
 

@@ -24,7 +24,7 @@ from sumzero.log import logger
 from sumzero.runfile import load, run_file
 from sumzero.runfolder import RunFolder, read_json, write_json
 from sumzero.slurm import requeue, state
-from sumzero.status import status
+from sumzero.status import training
 
 MAX_RESTARTS = 100
 MAX_IN_VAIN = 3  # attempts in a row that reach no new checkpoint
@@ -84,7 +84,7 @@ def decide(
     id_ = environment["SLURM_JOB_ID"]
     found: dict[str, Any] = {}
     if folder.root.is_dir():
-        found = status(folder)
+        found = training(folder)
     file = folder.root / "attempts.json"
     past = read_json(file, "sbatch slurm/train.sbatch") if file.is_file() else {}
     past = past if past.get("job") == id_ else {}  # another job's failures are not this one's

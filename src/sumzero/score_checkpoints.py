@@ -11,7 +11,7 @@ import shutil
 import time
 from dataclasses import replace
 
-from sumzero import jobs
+from sumzero import jobs, slurm
 from sumzero.chain import BEST_BY_ROUGE
 from sumzero.config import RunConfig
 from sumzero.errors import ConfigError, RunError
@@ -20,7 +20,7 @@ from sumzero.log import logger
 from sumzero.pipeline import export, generate_in_process
 from sumzero.runfile import load
 from sumzero.runfolder import RunFolder, alone, read_json
-from sumzero.status import status
+from sumzero.status import training
 from sumzero.train import checkpoint
 
 METRIC = "rougeL"
@@ -31,19 +31,22 @@ _PAUSE = 10.0  # seconds between two looks at the folder of checkpoints
 def score_checkpoints(config: RunConfig, *, follow: bool = False) -> dict[str, float]:
     """Scores the whole checkpoints that are not scored; returns ROUGE-L in percent by checkpoint.
 
-    With `follow`, those too that are yet to come, until the training's job has ended. Raises
+    With `follow`, those too that are yet to come, until the training has ended: by its job, or
+    where it has none, by its events; one that was preempted is waited for. Raises
     ConfigError where there are no validation records, RunError as the stages do.
     """
     if not config.data.validation:
         raise ConfigError("data.validation: no records to score checkpoints by; set its path")
     folder = RunFolder.of(config)
+    if not follow:
+        checkpoint.resolve(folder.checkpoints)  # says it where there are none
     with alone(folder.root / "scored", "sumzero score-checkpoints", _PATIENCE):
         while True:
             is_over = not follow or not _trains(folder)  # before the last look at what is there
             for name in checkpoint.whole(folder.checkpoints):
                 if _score_of(_part(config, folder, name)) is None:
                     _score(config, folder, name)
-            _link_best(config, folder)
+                _link_best(config, folder)  # at once: what is linked is not pruned
             if is_over:
                 break
             time.sleep(_PAUSE)
@@ -107,15 +110,22 @@ def _link_best(config: RunConfig, folder: RunFolder) -> None:
     if not scores:
         return
     best = max(scores, key=lambda name: scores[name])
-    checkpoint.point(folder.checkpoints, BEST_BY_ROUGE, best)
+    link = folder.checkpoints / BEST_BY_ROUGE
+    if not link.is_symlink() or link.readlink().name != best:
+        checkpoint.point(folder.checkpoints, BEST_BY_ROUGE, best)
     for other in (folder.root / "scored").glob("step-*"):
         if other.name != best:
             shutil.rmtree(other / "export", ignore_errors=True)
 
 
 def _trains(folder: RunFolder) -> bool:
-    """Whether more checkpoints may come: by Slurm, or where it was not submitted, by its events."""
-    job = jobs.latest(folder).get("train")
-    if job is not None:
-        return job.is_active
-    return status(folder)["state"] in ("not started", "starting", "running")
+    """Whether more checkpoints may come: by its job in Slurm, or where it has none, its events."""
+    state = training(folder)["state"]
+    if state in ("starting", "running"):
+        return True
+    if not any(job.step == "train" for job in jobs.read(folder)):
+        return state in ("not started", "preempted")
+    try:
+        return jobs.latest(folder, slurm.queued())["train"].is_active
+    except RunError:  # no answer is none: look again
+        return True

@@ -63,7 +63,6 @@ def queued() -> dict[str, Tasks]:
 
     Raises RunError as `call`, at once.
     """
-    # No names are asked for: they are the user's text.
     fields = "--format=%F|%K|%T|%r"
     said = call("squeue", "--me", "--noheader", "--array", "--states=all", fields, patience=0)
     found: dict[str, Tasks] = {}
@@ -86,7 +85,9 @@ def accounted(ids: Sequence[str]) -> dict[str, Tasks]:
         number = re.fullmatch(r"(\d+)(?:_(\d+))?", name)
         if number:  # else tasks that wait, of which squeue tells
             index = int(number[2]) if number[2] else None
-            reason = "" if code == "0:0" else f"exit code {code.partition(':')[0]}"
+            code, _, signal = code.partition(":")
+            reason = f"exit code {code}" if code != "0" else f"signal {signal}"
+            reason = "" if (code, signal) == ("0", "0") else reason
             found.setdefault(number[1], {})[index] = (state_.split()[0], reason)
     return found
 

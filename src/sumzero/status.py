@@ -1,15 +1,17 @@
 """`sumzero status`: what a run is doing, from its events.jsonl; from any terminal, at any time."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sumzero import jobs
+from sumzero import jobs, slurm
 from sumzero.errors import RunError
 from sumzero.runfolder import RunFolder, is_held, read_jsonl
 
 _ENDS = {"end": "finished", "preempted": "preempted", "stalled": "stalled"}
 _QUIET = 60.0  # seconds without an event that say nothing; longer where steps take longer
+_FEW = 8  # tasks of an array that are named
 _WHAT_NOW = {
     "preempted": "it was saved; start it again to go on",
     "stalled": "start it again to go on from its checkpoint",
@@ -18,11 +20,23 @@ _WHAT_NOW = {
 
 
 def status(folder: RunFolder, now: float | None = None) -> dict[str, Any]:
+    """What `training` tells, and "jobs": the newest Slurm job of each step, where there are any.
+
+    Where Slurm does not answer, by what their logs say. Raises RunError where there is no such run.
+    """
+    found = training(folder, now)
+    queue: dict[str, slurm.Tasks] = {}
+    if jobs.read(folder):
+        with suppress(RunError):
+            queue = slurm.queued()
+    return found | {"jobs": [job.as_dict() for job in jobs.latest(folder, queue).values()]}
+
+
+def training(folder: RunFolder, now: float | None = None) -> dict[str, Any]:
     """The state of a run's training and its last figures; those that are not known are None.
 
     "state" is one of: not started, starting, running, finished, preempted, stalled, stopped. Times
-    are in seconds. "jobs" are the newest Slurm jobs of each step, where there are any. Raises
-    RunError where there is no such run.
+    are in seconds. Raises RunError where there is no such run.
     """
     if not folder.root.is_dir():
         raise RunError(f"{folder.root}: no such run; `sumzero prepare RUN.toml` makes it")
@@ -61,7 +75,6 @@ def status(folder: RunFolder, now: float | None = None) -> dict[str, Any]:
         "skipped_steps": _steps_of(events, "skipped"),
         "spikes": _steps_of(events, "spike"),
         "message": last["stalled"].get("message") if state == "stalled" else None,
-        "jobs": [job.as_dict() for job in jobs.latest(folder).values()],
     }
 
 
@@ -103,8 +116,9 @@ def _job_lines(found: list[dict[str, Any]]) -> list[str]:
     """A line a job, then the last lines of the log of the first one that failed."""
     lines = []
     for job in found:
-        tasks = ", ".join(map(str, job["failed_tasks"]))
-        why = [f"tasks {tasks} failed" if tasks else "", job["reason"]]
+        tasks = job["failed_tasks"] if job["state"] != "CANCELLED" else []
+        few = ", ".join(map(str, tasks[:_FEW])) + (", ..." if len(tasks) > _FEW else "")
+        why = [f"tasks {few} failed" if tasks else "", job["reason"]]
         shown = "; ".join(text for text in why if text)
         lines.append(
             f"{job['step']:<18}job {job['job']:<9}{job['state']}" + (f" ({shown})" if shown else "")

@@ -13,6 +13,7 @@ from .runs import write_rows
 
 ROWS = 200
 STEPS = ("--steps=generate,score", "--shards=4", "--sbatch=--cpus-per-task=2")
+SLOW = ("generate.max_in_flight=1", "generate.max_new_tokens=40")  # to be stopped on the way
 
 
 def rows_of(run, task):
@@ -20,6 +21,11 @@ def rows_of(run, task):
     files = list(run.generations.glob(f"*/shard-{task:05d}-of-00004.jsonl"))
     text = files[0].read_text() if files else ""
     return [line for line in text.split("\n") if line.endswith("}")]
+
+
+def at_work(run, tasks=range(4)):
+    """The tasks that have written some rows, and have many more to write."""
+    return [task for task in tasks if 2 < len(rows_of(run, task)) < ROWS // 8]
 
 
 def process_of(cluster, task):
@@ -39,37 +45,39 @@ def test_a_killed_task_is_all_that_is_done_again_and_each_input_answered_once(cl
     shutil.copytree(chain[0].export, run.export)
     rows = [{"id": i, "document": f"word{i} " * (1 + i % 9), "target": "x"} for i in range(ROWS)]
     write_rows(user.folder / "many.jsonl", rows)
-    argv = ("submit", user.file, "name=array", "runs=my runs", "data.test.path=many.jsonl", *STEPS)
+    argv = ("submit", user.file, "name=array", "runs=my runs", "data.test.path=many.jsonl")
+    argv += (*SLOW, *STEPS)
     user.sumzero(*argv)
     first = submitted(run)
     generate = first["generate"]
-    # One is killed, and one is told that its time is nearly over.
-    cluster.until(lambda: len(rows_of(run, 2)) > 2, 240, "task 2 has written rows")
-    os.kill(process_of(cluster, 2), signal.SIGKILL)
-    killed = rows_of(run, 2)
-    cluster.until(lambda: len(rows_of(run, 1)) > 2, 240, "task 1 has written rows")
-    cluster.run(["scancel", "--batch", "--signal=USR1", f"{generate}_1"])
-    cluster.wait(f"{generate}_1", {"COMPLETED"}, restarts=1, timeout=240)
-    record = cluster.wait(f"{generate}_2", {"FAILED"})
+    # The first to write rows is killed, the next is told that its time is nearly over.
+    one = cluster.until(lambda: at_work(run), 240, "a task has written rows")[0]
+    os.kill(process_of(cluster, one), signal.SIGKILL)
+    killed = rows_of(run, one)
+    assert 2 < len(killed) < ROWS // 4
+    left = {0, 1, 2, 3} - {one}
+    two = cluster.until(lambda: at_work(run, left), 240, "another one has written rows")[0]
+    cluster.run(["scancel", "--batch", "--signal=USR1", f"{generate}_{two}"])
+    cluster.wait(f"{generate}_{two}", {"COMPLETED"}, restarts=1, timeout=240)
+    record = cluster.wait(f"{generate}_{one}", {"FAILED"})
     assert record["ExitCode"] == "137:0"
-    for task in (0, 3):
+    for task in left:
         cluster.wait(f"{generate}_{task}", {"COMPLETED"}, timeout=240)
     nodes = {cluster.job(f"{generate}_{task}")["NodeList"] for task in range(4)}
     assert nodes == {"node1", "node2"}
     cluster.wait(first["score"], {"CANCELLED"}, timeout=60)
     said = user.sumzero("status", user.file, "name=array", "runs=my runs")
-    assert "FAILED (tasks 2 failed" in said
-    assert f"generate-{generate}_2.log" in said
+    assert f"FAILED (tasks {one} failed" in said
+    assert f"generate-{generate}_{one}.log" in said
     assert finished_generations(run) == {}
-    done = {task: rows_of(run, task) for task in (0, 1, 3)}
-    assert len(killed) < ROWS // 4
+    done = {task: rows_of(run, task) for task in left}
 
     user.sumzero(*argv)
     again = submitted(run)
     cluster.wait(again["score"], {"COMPLETED"}, timeout=300)
     for task, lines in done.items():
         assert rows_of(run, task) == lines, "what was there stays"
-    assert rows_of(run, 2)[: len(killed)] == killed
+    assert rows_of(run, one)[: len(killed)] == killed
     (made,) = [x for name, x in finished_generations(run).items() if name == "finetuned"]
     assert [int(row["id"]) for row in made.rows()] == list(range(ROWS))
     assert made.manifest["rows"] == ROWS

@@ -32,6 +32,14 @@ def queue(cluster):
     return dict(line.split("|") for line in said.splitlines())
 
 
+def wrapped(runs, folder, command, script):
+    """The user's environment with another command in place of one of Slurm's."""
+    (folder / command).write_text(f"#!/bin/bash\n{script}")
+    (folder / command).chmod(0o755)
+    environment = runs.environment
+    return environment | {"PATH": f"{folder}{os.pathsep}{environment['PATH']}"}
+
+
 def submitted(runs, name):
     jobs = json.loads((runs.folder / "runs" / name / "jobs.json").read_text())
     return {job["step"]: job["id"] for job in jobs}
@@ -69,6 +77,8 @@ def test_what_is_in_the_queue_is_not_changed_under_way(cluster, runs):
 def test_a_run_that_is_cancelled_leaves_the_queue_and_can_be_submitted_again(cluster, runs):
     runs.sumzero("submit", runs.file, "name=gone", "--steps=prepare,train", LATER, SMALL)
     first = submitted(runs, "gone")
+    assert "no jobs were submitted" in runs.sumzero("cancel", runs.file, "name=typo", code=2)
+    assert not (runs.folder / "runs" / "typo").exists()
     said = runs.sumzero("cancel", "runs/gone")  # though no stage has begun
     assert f"prepare: job {first['prepare']} is cancelled; it was PENDING" in said
     cluster.until(lambda: not queue(cluster), 20, "the queue is empty")
@@ -80,6 +90,45 @@ def test_a_run_that_is_cancelled_leaves_the_queue_and_can_be_submitted_again(clu
     ]
     runs.sumzero("submit", runs.file, "name=gone", "--steps=prepare,train", LATER, SMALL)
     assert set(submitted(runs, "gone").values()).isdisjoint(first.values())
+
+
+def test_no_answer_of_slurms_is_not_taken_for_an_empty_queue(cluster, runs, tmp_path):
+    argv = ("submit", runs.file, "name=silent", "--gpus-per-node=0", LATER, SMALL)
+    runs.sumzero(*argv)
+    environment = wrapped(runs, tmp_path, "squeue", "echo squeue: Socket timed out >&2; exit 1\n")
+    for command in (argv, ("cancel", "runs/silent")):
+        said = runs.sumzero(*command, code=2, env=environment)
+        assert "Socket timed out" in said
+    assert len(queue(cluster)) == 5
+    found = json.loads(runs.sumzero("status", "runs/silent", "--json", env=environment))
+    assert {job["state"] for job in found["jobs"]} == {"UNKNOWN"}
+
+
+def test_later_steps_wait_for_what_is_in_the_queue_and_have_its_settings(cluster, runs):
+    runs.sumzero("submit", runs.file, "name=later", "--steps=prepare,train", LATER, SMALL)
+    settings = (runs.folder / "runs/later/submitted.toml").read_bytes()
+    argv = ("submit", runs.file, "name=later", "--steps=export,generate,score", LATER, SMALL)
+    said = runs.sumzero(*argv, "train.lr=1e-5", code=2)
+    assert "(prepare): is in the queue" not in said
+    assert "(train): is in the queue with other settings" in said
+    assert (runs.folder / "runs/later/submitted.toml").read_bytes() == settings
+    runs.sumzero(*argv)
+    jobs = submitted(runs, "later")
+    assert cluster.job(jobs["export"])["Dependency"].startswith(f"afterok:{jobs['train']}")
+    assert len(queue(cluster)) == 5
+    dry = runs.sumzero(*argv, "--dry-run")
+    assert dry == "nothing: all is done, or in the queue\n"
+
+
+def test_the_log_of_a_job_that_is_cancelled_does_not_call_it_well_done(cluster, runs, tmp_path):
+    script = '#!/bin/bash\n. "$SUMZERO_SLURM/job.sh" || exit 2\necho at work\nattended sleep 600\n'
+    for text in (script, script.replace("attended ", "")):
+        job = cluster.submit(text, cwd=tmp_path, env=runs.environment)
+        log = tmp_path / f"slurm-{job}.out"
+        cluster.until(lambda log=log: log.is_file() and log.read_text(), 30, "it is at work")
+        cluster.run(["scancel", str(job)])
+        line = f"sumzero: job {job} ended with exit code 143"
+        cluster.until(lambda log=log, line=line: line in log.read_text(), 30, line)
 
 
 def test_more_steps_are_put_behind_those_that_are_in_the_queue(cluster, runs):
@@ -146,16 +195,25 @@ def test_a_chain_that_slurm_refuses_leaves_nothing_in_the_queue(cluster, runs):
     assert submitted(runs, "refused") == {}
 
 
+def test_a_job_that_slurm_took_without_an_answer_is_withdrawn_too(cluster, runs, tmp_path):
+    real = f"{cluster.state}/bin/sbatch"
+    lost = f'{real} "$@" > {tmp_path}/number\necho Socket timed out >&2; exit 1\n'
+    environment = wrapped(runs, tmp_path, "sbatch", lost)
+    said = runs.sumzero("submit", runs.file, "name=lost", LATER, SMALL, code=2, env=environment)
+    assert "Socket timed out" in said
+    assert (tmp_path / "number").read_text().strip(), "Slurm took it"
+    cluster.until(lambda: not queue(cluster), 20, "the queue is empty")
+    assert submitted(runs, "lost") == {}
+
+
 def test_a_kill_between_sbatch_and_its_answer_doubles_nothing(cluster, runs, tmp_path):
     real = f"{cluster.state}/bin/sbatch"
     # Submits the second job, and ends `sumzero submit` before it has its number.
-    (tmp_path / "sbatch").write_text(
-        f'#!/bin/bash\n[ -e {tmp_path}/first ] || {{ touch {tmp_path}/first; exec {real} "$@"; }}\n'
-        f'{real} "$@" && kill -KILL $PPID\n'
+    environment = wrapped(
+        *(runs, tmp_path, "sbatch"),
+        f'[ -e {tmp_path}/first ] || {{ touch {tmp_path}/first; exec {real} "$@"; }}\n'
+        f'{real} "$@" && kill -KILL $PPID\n',
     )
-    (tmp_path / "sbatch").chmod(0o755)
-    environment = runs.environment
-    environment["PATH"] = f"{tmp_path}{os.pathsep}{environment['PATH']}"
     argv = ["submit", str(runs.file), "name=torn", LATER, SMALL]
     done = subprocess.run(
         [*(sys.executable, "-m", "sumzero.cli"), *argv],
@@ -199,6 +257,9 @@ def test_a_dry_run_prints_what_a_shell_could_run_and_makes_nothing(cluster, runs
         (["--steps=score"], "nothing generated for `score`; add generate to --steps"),
         (["--sbatch=qos"], "--sbatch qos: write --sbatch=--OPTION=VALUE"),
         (["--sbatch=tarin:--qos=x"], "or --sbatch=STEP:--OPTION=VALUE"),
+        (["--sbatch=--dependency=singleton"], "--dependency=singleton: the chain has its own"),
+        (["--sbatch=train:-N4"], "--sbatch train:-N4: use --nodes and the like"),
+        (["--sbatch=--array=0-3"], "use --shards"),
         (["--score-checkpoints"], "set data.validation.path"),
         (["data.test=[]"], "data.test: no records to generate for"),
         (["runs=back\\\\slash"], "Slurm cannot write logs below a name with \\ in it"),
@@ -238,4 +299,5 @@ def test_a_fault_in_a_job_stops_the_chain_and_status_says_why(cluster, runs):
     again = runs.sumzero("submit", *argv, "--steps=prepare,train", LATER, SMALL)
     assert again.splitlines()[1].split()[::2] == ["prepare", "done"]
     again = runs.sumzero("submit", *argv, "--steps=prepare", "--again", LATER, SMALL, code=2)
-    assert f"job {submitted(runs, 'stopped')['train']} (train) is in the queue" in again
+    train = submitted(runs, "stopped")["train"]
+    assert f"prepare is to be done, but job {train} (train), which comes after it" in again
