@@ -12,6 +12,7 @@ import pytest
 
 from sumzero.config import Data, Source
 from sumzero.contract import make_contract, write_contract
+from sumzero.loading import load_tokenizer
 from sumzero.prompt import PromptRenderer
 
 from .runs import SCRIPTS
@@ -25,13 +26,14 @@ print(server.getresponse().read().decode())
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, tokenizer, served_model):
+def run(tmp_path_factory, served_model):
     """A run with an export that was not trained."""
     folder = tmp_path_factory.mktemp("user")
     export = folder / "runs" / "run" / "export"
     shutil.copytree(served_model, export)
     data = Data(train=(Source(path="train"),), max_length=128)
-    write_contract(export, make_contract(PromptRenderer(tokenizer), data))
+    renderer = PromptRenderer(load_tokenizer(str(export)))
+    write_contract(export, make_contract(renderer, data))
     file = folder / "run.toml"
     file.write_text("[generate]\nmax_new_tokens = 8\ncpu_kv_cache_gib = 0.25\n")
     return file
