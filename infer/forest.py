@@ -269,7 +269,8 @@ class Forest:
 def mark_of(ids: Iterable[str]) -> str:
     """What stands between a record's id and a node's place: "#", or as many as no id holds.
 
-    So no node has the id of a record or of another record's node.
+    So no node has the id of a record or of another record's node, and an id that holds the mark is
+    of a node that is not the record's own.
     """
     longest = max((len(run) for id_ in ids for run in re.findall("#+", id_)), default=0)
     return "#" * (longest + 1)

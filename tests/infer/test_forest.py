@@ -138,6 +138,7 @@ ANSWERS = {
     "as long": lambda document: "x " * len(document.split()),
     "longer": lambda document: document + " And more. And more.",
     "a tenth shorter": lambda document: " ".join(document.split()[len(document.split()) // 10 :]),
+    "of any length": lambda document: "x " * random.Random(document).randrange(80),
     "by chance": lambda document: " ".join(random.Random(document).sample(document.split(), 2)),
 }
 
@@ -235,6 +236,8 @@ def test_no_node_has_the_id_of_a_record_or_of_another_s_node(ids):
     trees = [Tree(id_, STORY, 80, way(mark=mark)) for id_ in ids]
     names = [node.id for tree in trees for node in tree.begin()]
     assert len({*names, *ids}) == len(names) + len(ids)
+    assert all(mark in name for name in names)
+    assert not any(mark in id_ for id_ in ids)
     assert mark_of([]) == mark_of(["a"]) == "#"
 
 
