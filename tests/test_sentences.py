@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sumzero.sentences import first_sentence, sentences
+from sumzero.sentences import first_sentence, sentence_ends, sentences
 
 CASES = {
     "The cat sat. It slept.": ["The cat sat.", "It slept."],
@@ -67,3 +67,11 @@ def test_a_million_characters_of_leaders_or_blanks_do_not_hang(run):
     text = "Contents " + run * (1_000_000 // len(run)) + " x"
     assert "".join("".join(sentences(text)).split()) == "".join(text.split())
     assert first_sentence(text).startswith("Contents")
+
+
+def test_the_ends_of_sentences_are_places_in_the_text():
+    text = "It sat. Dr. No left. 这是。那是。 A title\n\nEnd."
+    starts = [0, *sentence_ends(text)]
+    parts = [text[begin:end] for begin, end in zip(starts, [*starts[1:], len(text)], strict=True)]
+    assert parts == ["It sat.", " Dr. No left.", " 这是。", "那是。", " A title\n\n", "End."]
+    assert sentence_ends("") == sentence_ends("no full stop") == []

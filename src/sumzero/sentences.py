@@ -24,14 +24,22 @@ _END = re.compile(
 def sentences(text: str) -> list[str]:
     """The sentences of `text`, stripped, with inner line breaks folded to spaces; none is empty."""
     found, start = [], 0
+    for end in [*sentence_ends(text), len(text)]:
+        found.append(text[start:end])
+        start = end
+    return [folded for part in found if (folded := " ".join(part.split()))]
+
+
+def sentence_ends(text: str) -> list[int]:
+    """Where sentences end: positions in `text`, rising. A text's own end need not be among them."""
+    found, start = [], 0
     for match in _END.finditer(text):
         before = text[max(start, match.start() - _LONGEST_WORD) : match.start()]
         if match.group().strip().startswith(".") and _is_abbreviation(before):
             continue
-        found.append(text[start : match.end()])
         start = match.end()
-    found.append(text[start:])
-    return [folded for part in found if (folded := " ".join(part.split()))]
+        found.append(start)
+    return found
 
 
 def first_sentence(text: str) -> str:
