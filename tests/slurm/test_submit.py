@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from .cluster import Cluster
+from .programs import find
 from .runs import Runs, events, steps, write_rows
 
 LATER = "--sbatch=--begin=now+1hour"  # what is submitted stays in the queue
@@ -196,8 +197,7 @@ def test_a_chain_that_slurm_refuses_leaves_nothing_in_the_queue(cluster, runs):
 
 
 def test_a_job_that_slurm_took_without_an_answer_is_withdrawn_too(cluster, runs, tmp_path):
-    real = f"{cluster.state}/bin/sbatch"
-    lost = f'{real} "$@" > {tmp_path}/number\necho Socket timed out >&2; exit 1\n'
+    lost = f'{find("sbatch")} "$@" > {tmp_path}/number\necho Socket timed out >&2; exit 1\n'
     environment = wrapped(runs, tmp_path, "sbatch", lost)
     said = runs.sumzero("submit", runs.file, "name=lost", LATER, SMALL, code=2, env=environment)
     assert "Socket timed out" in said
@@ -262,7 +262,7 @@ def test_a_dry_run_prints_what_a_shell_could_run_and_makes_nothing(cluster, runs
         (["--sbatch=--array=0-3"], "use --shards"),
         (["--score-checkpoints"], "set data.validation.path"),
         (["data.test=[]"], "data.test: no records to generate for"),
-        (["runs=back\\\\slash"], "Slurm cannot write logs below a name with \\ in it"),
+        (["runs=back\\\\slash"], "Slurm cannot write logs in a folder with \\ in its name"),
         (["train.lr=-1"], "train.lr: "),
     ],
 )
