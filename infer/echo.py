@@ -27,7 +27,7 @@ class EchoRequest:
 
 def count_tokens(text: str) -> int:
     """How many tokens the engine sees in a text."""
-    return sum(1 for _ in _TOKEN.finditer(text))
+    return len(_TOKEN.findall(text))
 
 
 class Echo:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ _COLUMNS: list[tuple[str, pa.DataType]] = [
     ("document_bytes", pa.int64()),
 ]
 _SCHEMA = pa.schema(_COLUMNS)
+_RECORD = _SCHEMA.names[:8]
 
 
 class Inputs:
@@ -70,14 +72,17 @@ class Inputs:
 
     def of(self, numbers: NDArray[np.int64]) -> Iterator[tuple[Record, Source]]:
         """The records of these numbers, each with its source."""
-        for start in range(0, len(numbers), _BATCH_ROWS):
-            for number in numbers[start : start + _BATCH_ROWS].tolist():
-                yield self._record(number)
+        start = 0
+        while start < len(numbers):
+            some = numbers[start : start + _BATCH_ROWS]
+            fit = int(np.searchsorted(self.sizes[some].cumsum(), _BATCH_BYTES, side="right"))
+            some = some[: max(1, fit)]
+            yield from map(self._record, *self._values(some, _RECORD))
+            start += len(some)
 
-    def id(self, number: int) -> str:
-        """The id of a record."""
-        batch, row = self._place(number)
-        return str(batch.column("id")[row].as_py())
+    def ids(self, numbers: NDArray[np.int64]) -> list[str]:
+        """The ids of the records of these numbers."""
+        return self._values(numbers, ["id"])[0]
 
     @cached_property
     def sizes(self) -> NDArray[np.int64]:
@@ -93,18 +98,24 @@ class Inputs:
         """The number of each id; -1 where no record has it."""
         hashes = np.array([_hash(id_) for id_ in ids], np.uint64)
         sorted_hashes, order = self._by_id
-        lows = np.searchsorted(sorted_hashes, hashes).tolist()
-        found = []
-        for id_, hash_, low in zip(ids, hashes.tolist(), lows, strict=True):
-            number = -1
-            # Of ids with the same hash it is the one that reads the same.
-            while low < self._count and int(sorted_hashes[low]) == hash_:
-                if self.id(int(order[low])) == id_:
-                    number = int(order[low])
-                    break
-                low += 1
-            found.append(number)
+        if not self._count:
+            return [-1] * len(ids)
+        lows = np.searchsorted(sorted_hashes, hashes)
+        likely = order[np.minimum(lows, self._count - 1)]
+        found: list[int] = likely.tolist()
+        for index, (id_, other) in enumerate(zip(ids, self.ids(likely), strict=True)):
+            if id_ != other:
+                found[index] = self._search(id_, int(lows[index]) + 1, int(hashes[index]))
         return found
+
+    def _search(self, id_: str, start: int, hash_: int) -> int:
+        """Among the further ids with the same hash, the one that reads the same."""
+        sorted_hashes, order = self._by_id
+        while start < self._count and int(sorted_hashes[start]) == hash_:
+            if self.ids(order[start : start + 1]) == [id_]:
+                return int(order[start])
+            start += 1
+        return -1
 
     @cached_property
     def _by_id(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
@@ -116,23 +127,37 @@ class Inputs:
         parts = [batch.column(name).to_numpy() for batch in self._batches]
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
-    def _place(self, number: int) -> tuple[pa.RecordBatch, int]:
-        index = int(np.searchsorted(self._starts, number, side="right")) - 1
-        return self._batches[index], number - int(self._starts[index])
+    def _values(self, numbers: NDArray[np.int64], names: list[str]) -> list[list[Any]]:
+        """The values of columns, in the order of the numbers."""
+        batches = np.searchsorted(self._starts, numbers, side="right") - 1
+        order = np.argsort(batches, kind="stable")
+        sorted_batches = batches[order]
+        cuts = np.flatnonzero(np.diff(sorted_batches, prepend=-1, append=-1))
+        parts = []
+        for begin, end in pairwise(cuts.tolist()):
+            index = int(sorted_batches[begin])
+            rows = numbers[order[begin:end]] - self._starts[index]
+            parts.append(self._batches[index].select(names).take(pa.array(rows)))
+        back = np.argsort(order, kind="stable")
+        table = pa.Table.from_batches(
+            parts, pa.schema([_SCHEMA.field(name) for name in names])
+        ).take(pa.array(back))
+        return [column.to_pylist() for column in table.columns]
 
-    def _record(self, number: int) -> tuple[Record, Source]:
-        batch, row = self._place(number)
-        value = {name: batch.column(name)[row].as_py() for name in _SCHEMA.names[:8]}
-        record = Record(
-            id=value["id"],
-            document=value["document"],
-            instruction=value["instruction"],
-            language=value["language"],
-            lead=value["lead"],
-            metadata=json.loads(value["metadata"]),
-            line=value["line"],
-        )
-        return record, self._sources[value["source"]]
+    def _record(
+        self,
+        id_: str,
+        document: str,
+        instruction: str | None,
+        lead: str | None,
+        metadata: str,
+        language: str,
+        source: int,
+        line: int,
+    ) -> tuple[Record, Source]:
+        beside = json.loads(metadata)
+        record = Record(id_, document, (), instruction, language, lead, beside, line)
+        return record, self._sources[source]
 
 
 def open_inputs(folder: Path, sources: Sequence[Source]) -> Inputs:

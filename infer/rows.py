@@ -9,7 +9,7 @@ that a kill has left: no row.
 import json
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -48,7 +48,7 @@ class Rows:
         """Raises RunError where an input has no row, or a row no input."""
         missing = np.flatnonzero(~self.has)
         if len(missing) or self._num_unknown:
-            first = min(map(inputs.id, missing.tolist()), default=self._first_unknown)
+            first = min(inputs.ids(missing), default=self._first_unknown)
             raise RunError(
                 f"{self._where}: {len(missing)} inputs have no row, {self._num_unknown} rows have "
                 f"no input, {first!r} first"
@@ -59,24 +59,23 @@ class Rows:
 
         Raises RunError where a line is not the input's row any more.
         """
-        with ExitStack() as stack:
-            opened: dict[int, IO[bytes]] = {}
-            for number in range(len(inputs)):
-                file = int(self._file[number])
-                if file not in opened:
-                    if len(opened) == _OPEN_FILES:  # a process may not have one for each shard
-                        opened.pop(next(iter(opened))).close()
-                    opened[file] = stack.enter_context(self._files[file].open("rb", 2**13))
-                opened[file].seek(int(self._offset[number]))
-                line = opened[file].readline()
-                try:
-                    row = json.loads(line)
-                    same = row["id"] == inputs.id(number)
-                except (ValueError, KeyError, TypeError):
-                    same = False
-                if not same:
-                    raise RunError(f"{self._files[file]}: changed while it was read; run it again")
-                yield line.decode(), row
+        opened: dict[int, IO[bytes]] = {}
+        try:
+            for start in range(0, len(inputs), _TOGETHER):
+                numbers = np.arange(start, min(start + _TOGETHER, len(inputs)))
+                files, offsets = self._file[numbers].tolist(), self._offset[numbers].tolist()
+                for file, offset, id_ in zip(files, offsets, inputs.ids(numbers), strict=True):
+                    if file not in opened:
+                        if len(opened) == _OPEN_FILES:  # there may be more than a process may have
+                            opened.pop(next(iter(opened))).close()
+                        opened[file] = self._files[file].open("rb")
+                    if opened[file].tell() != offset:
+                        opened[file].seek(offset)
+                    line = opened[file].readline()
+                    yield line.decode(), _row(self._files[file], line, id_)
+        finally:
+            for content in opened.values():
+                content.close()
 
     def add_file(self, file: Path, inputs: Inputs) -> None:
         """Notes the whole rows of a file. Raises RunError where one is damaged or doubled."""
@@ -125,6 +124,14 @@ def _offsets(lines: IO[bytes]) -> Iterator[tuple[int, bytes]]:
             return
         yield offset, line
         offset += len(line)
+
+
+def _row(file: Path, line: bytes, id_: str) -> Row:
+    with suppress(ValueError, TypeError, KeyError):
+        row: Row = json.loads(line)
+        if row["id"] == id_:
+            return row
+    raise RunError(f"{file}: changed while it was read; run it again")
 
 
 def _id(file: Path, number: int, line: bytes) -> str:
