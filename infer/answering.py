@@ -8,7 +8,6 @@ from typing import Any
 
 from sumzero.config import RunConfig, Source
 from sumzero.contract import Contract, open_contract
-from sumzero.errors import RunError
 from sumzero.infer.engine import Engine, Request, engine_version
 from sumzero.infer.fingerprint import input_digest, weights_digest
 from sumzero.infer.inputs import Inputs
@@ -35,12 +34,10 @@ class Model:
 def open_model(config: RunConfig, system: str, inputs: Inputs) -> tuple[Model, dict[str, Any]]:
     """The model of a system, and what a generation by it is made by.
 
-    Raises RunError where there is no export, or it does not keep its contract; ConfigError where
-    the records cannot be asked for, or there is no room for a document.
+    Raises RunError where the export does not keep its contract; ConfigError where the records
+    cannot be asked for, or there is no room for a document.
     """
     folder = RunFolder.of(config)
-    if not folder.export.is_dir():
-        raise RunError(f"{folder.export} is missing; run `sumzero export RUN.toml` first")
     contract, renderer = open_contract(folder.export)
     asked = asking(config, contract)
     texts: set[str] = set()

@@ -1,12 +1,14 @@
 """Export + test records -> one row a record, exactly once, resumable.
 
+    inputs/KEY.arrow                        what is generated for (inputs.py)
     generations/FINGERPRINT/shard-*.jsonl   rows as they finish, append-only (shards.py)
                             merged.jsonl    all rows in input order, proven complete (generation.py)
                             manifest.json   what made them
 
 The fingerprint is a hash over weights, contract, sampling, engine version and input: a run resumes
 only under the same one, so rows of different settings never mix. Tasks on other machines generate
-shards of it, and a last one merges them.
+shards of it, and a last one merges them. Records and rows stay on disk, so that memory hardly grows
+with their number.
 """
 
 import time
@@ -102,7 +104,9 @@ def _job(config: RunConfig, system: str, input_file: str | None) -> _Job:
             "data.test: no records to generate for; set data.test.path, or --input FILE"
         )
     folder = RunFolder.of(config)
-    inputs = open_inputs(folder.generations / "inputs", sources)
+    if system not in ("lead1", "echo") and not folder.export.is_dir():
+        raise RunError(f"{folder.export} is missing; run `sumzero export RUN.toml` first")
+    inputs = open_inputs(folder.inputs, sources)
     made_by: dict[str, Any] = {"system": system, "documents": inputs.documents}
     model, about = None, {}
     if system in ("lead1", "echo"):

@@ -1,7 +1,7 @@
 """What is generated for: records in one memory-mapped Arrow file, read from their sources once.
 
-    generations/inputs/KEY.arrow    the records, and hashes of ids and documents
-                       KEY.json     rows, digest over all of them; there when the file is whole
+    inputs/KEY.arrow    the records, and hashes of ids and documents
+           KEY.json     rows, digest over all of them; there when the file is whole
 
 KEY is a hash over the sources' settings and contents. All systems and all tasks of a run share the
 file, and none holds more of it in memory than numbers: 32 bytes a record, however long it is.
