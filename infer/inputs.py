@@ -137,11 +137,11 @@ class Inputs:
         for begin, end in pairwise(cuts.tolist()):
             index = int(sorted_batches[begin])
             rows = numbers[order[begin:end]] - self._starts[index]
-            parts.append(self._batches[index].select(names).take(pa.array(rows)))
+            parts.append(self._batches[index].select(names).take(rows))
         back = np.argsort(order, kind="stable")
         table = pa.Table.from_batches(
             parts, pa.schema([_SCHEMA.field(name) for name in names])
-        ).take(pa.array(back))
+        ).take(back)
         return [column.to_pylist() for column in table.columns]
 
     def _record(
