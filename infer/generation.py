@@ -16,7 +16,8 @@ from sumzero.runfolder import RunFolder, alone, atomic_file, read_json, read_jso
 
 SYSTEMS = ("finetuned", "untrained", "lead1", "echo")
 MERGED, PARQUET = "merged.jsonl", "merged.parquet"
-_PATIENCE = 120.0  # seconds, for another process that merges the same
+LOCK = ".merge.lock"
+PATIENCE = 120.0  # seconds, for another process that merges the same
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def merge(where: Path, inputs: Inputs, facts: dict[str, Any]) -> Generation:
     `facts` are what the manifest says besides. Raises RunError where a row is missing, doubled,
     damaged or unknown.
     """
-    with alone(where, "sumzero merge", _PATIENCE, lock=".merge.lock"):
+    with alone(where, "sumzero merge", PATIENCE, lock=LOCK):
         rows = there(where, inputs)
         rows.prove(inputs)
         counts = dict.fromkeys(("rows", "errors", "truncated", "stopped_by_length"), 0)

@@ -8,6 +8,7 @@ file, and none holds more of it in memory than numbers: 32 bytes a record, howev
 """
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -209,6 +210,8 @@ def write_inputs(
 
     try:
         documents = input_digest(kept())
+        with partial.open("rb") as content:
+            os.fsync(content.fileno())
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)

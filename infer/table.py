@@ -5,6 +5,7 @@ as text, as `metadata` always does. What a row does not have is null.
 """
 
 import json
+import os
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sumzero.infer.generation import MERGED, PARQUET, Generation
+from sumzero.infer.generation import LOCK, MERGED, PARQUET, PATIENCE, Generation
+from sumzero.runfolder import alone
 
 _BATCH_ROWS = 8192
 _PLAIN: dict[type, pa.DataType] = {
@@ -27,9 +29,13 @@ _PLAIN: dict[type, pa.DataType] = {
 def write_parquet(made: Generation) -> Path:
     """Writes the table of a finished generation, whole or not at all, where there is none yet."""
     file = made.folder / PARQUET
-    if file.is_file():
-        return file
-    source = made.folder / MERGED
+    with alone(made.folder, "sumzero merge", PATIENCE, lock=LOCK):
+        if not file.is_file():
+            _write(made.folder / MERGED, file)
+    return file
+
+
+def _write(source: Path, file: Path) -> None:
     types: dict[str, set[type]] = {}
     for row in _rows(source):
         for name, value in row.items():
@@ -48,10 +54,11 @@ def write_parquet(made: Generation) -> Path:
                     for name in schema.names
                 ]
                 out.write_batch(pa.RecordBatch.from_arrays(cells, schema=schema))
+        with partial.open("rb") as content:
+            os.fsync(content.fileno())
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
-    return file
 
 
 def _rows(source: Path) -> Iterator[dict[str, Any]]:
