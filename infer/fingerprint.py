@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +12,19 @@ from sumzero.records import Record
 
 def fingerprint(made_by: Mapping[str, Any]) -> str:
     """16 hexadecimal digits that name a generation's folder."""
-    return _digest([json.dumps(made_by, sort_keys=True)])[:16]
+    return digest_of([json.dumps(made_by, sort_keys=True)])[:16]
 
 
-def input_digest(records: Sequence[Record], asked: Sequence[str]) -> str:
-    """A hash over all of the records, and what they are asked, that decides what is generated.
+def input_digest(asked: Iterable[tuple[Record, str]]) -> str:
+    """A hash over records, and what each is asked, that decides what is generated.
 
-    `asked` is empty where nothing is.
+    The text is empty where nothing is asked. Records are taken one by one.
     """
-    texts = asked or [""] * len(records)
-    return _digest(
+    return digest_of(
         json.dumps(
             [record.id, record.document, record.instruction, record.lead, record.metadata, text]
         )
-        for record, text in zip(records, texts, strict=True)
+        for record, text in asked
     )
 
 
@@ -41,7 +40,8 @@ def weights_digest(model: Path) -> str:
     return state.hexdigest()
 
 
-def _digest(parts: Iterable[str]) -> str:
+def digest_of(parts: Iterable[str]) -> str:
+    """SHA-256 over texts, as 64 hexadecimal digits."""
     state = hashlib.sha256()
     for part in parts:
         state.update(part.encode() + b"\0")

@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 from sumzero.errors import DataError
 from sumzero.infer.chunks import Chunk, Count, split
-from sumzero.infer.shards import Row
+from sumzero.infer.rows import Row
 from sumzero.prompt import SEPARATOR
 
 _SHRINK = 0.9  # of a level's tokens: what its summaries may have at most

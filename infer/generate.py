@@ -1,67 +1,64 @@
 """Export + test records -> one row a record, exactly once, resumable.
 
+    inputs/KEY.arrow                        what is generated for (inputs.py)
     generations/FINGERPRINT/shard-*.jsonl   rows as they finish, append-only (shards.py)
                             merged.jsonl    all rows in input order, proven complete (generation.py)
                             manifest.json   what made them
 
 The fingerprint is a hash over weights, contract, sampling, engine version and input: a run resumes
 only under the same one, so rows of different settings never mix. Tasks on other machines generate
-shards of it, and a last one merges them.
+shards of it, and a last one merges them. Records and rows stay on disk, so that memory hardly grows
+with their number.
 """
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sumzero.config import RunConfig
-from sumzero.contract import Contract, open_contract
+from sumzero.config import RunConfig, Source
 from sumzero.errors import ConfigError, RunError
-from sumzero.infer.engine import Engine, Request, engine_version
-from sumzero.infer.fingerprint import fingerprint, input_digest, weights_digest
+from sumzero.infer.echo import VERSION as ECHO
+from sumzero.infer.echo import Echo, EchoRequest, count_tokens
+from sumzero.infer.fingerprint import fingerprint
 from sumzero.infer.generation import Generation, found, merge
-from sumzero.infer.questions import asked_of, check_room, question_ids, read_test
-from sumzero.infer.shards import Row, Shard, append, there
-from sumzero.loading import local_folder
+from sumzero.infer.inputs import Inputs, open_inputs
+from sumzero.infer.rows import Row, there
+from sumzero.infer.shards import Shard, append
 from sumzero.log import logger, progress
-from sumzero.prompt import PromptRenderer
 from sumzero.records import Record
-from sumzero.runfile import as_dict
 from sumzero.runfolder import RunFolder, read_json, write_json
 from sumzero.sentences import first_sentence
 
-
-@dataclass(frozen=True)
-class _Model:
-    """What generates: a folder, and the contract it generates under."""
-
-    folder: Path
-    contract: Contract
-    renderer: PromptRenderer
+if TYPE_CHECKING:  # it loads torch, which a generation without a model does not need
+    from sumzero.infer.answering import Model
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What is to be generated: records, what each is asked, by what, and where to."""
+    """What is to be generated: inputs, by what, and where to; `about` is for the manifest."""
 
     config: RunConfig
     system: str
-    records: list[Record]
-    asked: list[str]
-    model: _Model | None
+    inputs: Inputs
+    model: "Model | None"
     made_by: dict[str, Any]
+    about: dict[str, Any]
     where: Path
 
 
-def generate(config: RunConfig, system: str = "finetuned") -> Generation:
+def generate(
+    config: RunConfig, system: str = "finetuned", input_file: str | None = None
+) -> Generation:
     """Generates for every record of the test split that has no row yet, and merges.
 
     `system` is one of SYSTEMS: "finetuned" is the export, "untrained" the model that training began
-    with, under the same contract, and "lead1" the document's first sentence. Raises DataError,
-    ConfigError or RunError for what the user can mend.
+    with, under the same contract, "lead1" the document's first sentence, and "echo" its head. With
+    `input_file` its rows take the place of the test split; they need no targets and are never
+    scored. Raises DataError, ConfigError or RunError for what the user can mend.
     """
-    job = _job(config, system)
+    job = _job(config, system, input_file)
     if done := found(job.where):
         logger.info("generated already: %s", job.where)
         return done
@@ -69,21 +66,25 @@ def generate(config: RunConfig, system: str = "finetuned") -> Generation:
     return _merged(job)
 
 
-def generate_shard(config: RunConfig, system: str, shard: Shard) -> tuple[Path, int, int]:
+def generate_shard(
+    config: RunConfig, system: str, shard: Shard, input_file: str | None = None
+) -> tuple[Path, int, int]:
     """Generates one shard's records, beside others that do the same with theirs; see `generate`.
 
     Returns the generation's folder, how many of its rows are there by now, of all shards, and how
     many there will be.
     """
-    job = _job(config, system)
+    job = _job(config, system, input_file)
     if not (job.where / "manifest.json").is_file():
         _make(job, shard)
-    return job.where, len(there(job.where)), len(job.records)
+    return job.where, len(there(job.where, job.inputs)), len(job.inputs)
 
 
-def merge_shards(config: RunConfig, system: str = "finetuned") -> Generation:
+def merge_shards(
+    config: RunConfig, system: str = "finetuned", input_file: str | None = None
+) -> Generation:
     """Merges what shards have generated. Raises RunError where a row is missing."""
-    job = _job(config, system)
+    job = _job(config, system, input_file)
     if done := found(job.where):
         return done
     if not job.where.is_dir():
@@ -94,66 +95,72 @@ def merge_shards(config: RunConfig, system: str = "finetuned") -> Generation:
     return _merged(job)
 
 
-def _job(config: RunConfig, system: str) -> _Job:
-    if not config.data.test:
-        raise ConfigError("data.test: no records to generate for; set data.test.path")
+def _job(config: RunConfig, system: str, input_file: str | None) -> _Job:
+    sources = config.data.test
+    if input_file is not None:
+        sources = (_source_of(config, system, input_file),)
+    if not sources:
+        raise ConfigError(
+            "data.test: no records to generate for; set data.test.path, or --input FILE"
+        )
     folder = RunFolder.of(config)
-    records, sources = read_test(config)
-    model, asked = None, []
-    made_by: dict[str, Any] = {"system": system}
-    if system != "lead1":
-        if not folder.export.is_dir():
-            raise RunError(f"{folder.export} is missing; run `sumzero export RUN.toml` first")
-        contract, renderer = open_contract(folder.export)
-        asked = asked_of(records, sources, config, contract)
-        check_room(set(asked), renderer, contract, config.generate.max_new_tokens)
-        path = folder.export
-        if system == "untrained":
-            path = local_folder(folder.model_path(config), config.model.revision)
-        model = _Model(path, contract, renderer)
-        made_by |= {
-            "weights": weights_digest(path),
-            "contract": contract.digest(),
-            "sampling": as_dict(config.generate),
-            "seed": config.seed,
-            "engine": engine_version(),
-            "asked": sorted(set(asked)),
-        }
-    made_by["documents"] = input_digest(records, [])
-    made_by["input"] = input_digest(records, asked)
+    if system not in ("lead1", "echo") and not folder.export.is_dir():
+        raise RunError(f"{folder.export} is missing; run `sumzero export RUN.toml` first")
+    inputs = open_inputs(folder.inputs, sources)
+    made_by: dict[str, Any] = {"system": system, "documents": inputs.documents}
+    model, about = None, {}
+    if system in ("lead1", "echo"):
+        made_by["input"] = inputs.documents
+        if system == "echo":
+            made_by |= {
+                "engine": ECHO,
+                "sampling": {"max_new_tokens": config.generate.max_new_tokens},
+            }
+    else:
+        from sumzero.infer.answering import open_model
+
+        model, of_model = open_model(config, system, inputs)
+        made_by |= of_model
+    if input_file is not None:
+        made_by["split"] = "input"
+        about["input_file"] = input_file
     where = folder.generations / fingerprint(made_by)
-    return _Job(config, system, records, asked, model, made_by, where)
+    return _Job(config, system, inputs, model, made_by, about, where)
+
+
+def _source_of(config: RunConfig, system: str, file: str) -> Source:
+    """A file with the columns of the run's first source; what is for data sets alone is not its."""
+    given = (*config.data.test, *config.data.train, Source(path=file))[0]
+    lead = given.lead if system == "lead1" else None  # nothing else reads it
+    return replace(given, path=file, subset=None, split=None, revision=None, lead=lead)
 
 
 def _make(job: _Job, shard: Shard) -> None:
     """Generates the rows of a shard that are not there, whichever file they would be in."""
-    config, file = job.config, shard.file(job.where)
+    config, inputs, file = job.config, job.inputs, shard.file(job.where)
     with shard.held(job.where):
-        have = there(job.where).keys()
-        mine = shard.of(job.records, config.generate.max_new_tokens)
-        todo = [number for number in mine if job.records[number].id not in have]
+        mine = shard.of(inputs.sizes, inputs.document_hashes, config.generate.max_new_tokens)
+        todo = mine[~there(job.where, inputs).has[mine]]
         if len(todo) < len(mine):
             kept = len(mine) - len(todo)
             logger.info("%s: %d rows are there, %d to go", file, kept, len(todo))
         begun = time.perf_counter()
         started = 0.0
         rows: Iterable[Row] = ()
-        if job.model is None:
-            rows = (_lead_row(job.records[number]) for number in todo)
-        elif todo:
-            with progress(iter(()), "starting vLLM", total=1, unit="") as bar:
-                bar.refresh()
-                length = job.model.contract.max_length
-                engine = Engine(job.model.folder, config.generate, length, config.seed)
-                bar.update(1)
-            started = time.perf_counter() - begun
-            questions = [(job.records[number], job.asked[number]) for number in todo]
-            rows = _engine_rows(engine, questions, config, job.model)
+        if job.system == "lead1":
+            rows = (_lead_row(record) for record, _ in inputs.of(todo))
+        elif job.system == "echo":
+            rows = _echo_rows(inputs.of(todo), config)
+        elif len(todo) and job.model is not None:
+            from sumzero.infer.answering import answers, start_engine
+
+            engine, started = start_engine(job.model, config)
+            rows = answers(engine, inputs.of(todo), config, job.model)
         append(file, progress(rows, f"generating: {job.system}", total=len(todo), unit=" rows"))
         for timing in job.where.glob("shard-*.timing.json"):
             if not timing.name.endswith(f"-of-{shard.count:05d}.timing.json"):
                 timing.unlink(missing_ok=True)  # of an earlier attempt in other shards
-        if not todo:
+        if not len(todo):
             return
         facts = {
             "seconds_start": round(started, 3),
@@ -173,58 +180,35 @@ def _merged(job: _Job) -> Generation:
         "seconds_generate": max((x["seconds_generate"] for x in timings), default=0.0),
         "rows_made_now": sum(x["rows_made_now"] for x in timings),
     }
-    ids = [record.id for record in job.records]
-    return merge(job.where, ids, {**job.made_by, **facts})
+    return merge(job.where, job.inputs, {**job.made_by, **job.about, **facts})
 
 
-def _engine_rows(
-    engine: Engine,
-    questions: list[tuple[Record, str]],
-    config: RunConfig,
-    model: _Model,
-) -> Iterator[Row]:
-    contract, renderer = model.contract, model.renderer
+def _lead_row(record: Record) -> Row:
+    text = record.lead or first_sentence(record.document)
+    return {"id": record.id, "text": text, **record.beside()}
+
+
+def _echo_rows(records: Iterator[tuple[Record, Source]], config: RunConfig) -> Iterator[Row]:
+    """Rows like those of a model: a document is its own prompt, and none is cut."""
     facts: dict[str, Row] = {}
-    unfit: list[Row] = []
 
-    def requests() -> Iterator[Request]:
-        for record, text in questions:
-            document = renderer.encode_text([record.document])[0]
-            asked_ids = question_ids(renderer, text, record.instruction)
-            limit = contract.prompt_limit(config.generate.max_new_tokens)
-            prompt = renderer.prompt(document, limit, asked_ids)
-            if prompt is None:
-                reason = f"the prompt does not fit: {len(document)} document tokens"
-                unfit.append({"id": record.id, "error": reason, **_metadata(record)})
-                continue
+    def requests() -> Iterator[EchoRequest]:
+        for record, _ in records:
+            size = count_tokens(record.document)
             facts[record.id] = {
-                "document_tokens": prompt.document_tokens,
-                "document_kept": prompt.document_kept,
-                "prompt_tokens": len(prompt.ids),
-                "truncated": prompt.document_kept < prompt.document_tokens,
-                "truncation": renderer.truncation.rule,
-                **_metadata(record),
+                **dict.fromkeys(("document_tokens", "document_kept", "prompt_tokens"), size),
+                "truncated": False,
+                "truncation": config.data.truncation,
+                **record.beside(),
             }
-            yield Request(record.id, prompt.ids)
+            yield EchoRequest(record.id, record.document)
 
-    for done in engine.generate(requests(), contract.stop_ids, config.seed):
+    for done in Echo(config.generate.max_new_tokens).generate(requests()):
         yield {
             "id": done.id,
-            "text": done.text.strip(),
+            "text": done.text,
             **facts.pop(done.id),
             "output_tokens": done.output_tokens,
             "finish_reason": done.finish_reason,
             "seconds": round(done.seconds, 4),
         }
-        yield from unfit
-        unfit.clear()
-    yield from unfit
-
-
-def _lead_row(record: Record) -> Row:
-    text = record.lead or first_sentence(record.document)
-    return {"id": record.id, "text": text, **_metadata(record)}
-
-
-def _metadata(record: Record) -> Row:
-    return {"metadata": record.metadata} if record.metadata else {}

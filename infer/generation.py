@@ -1,21 +1,23 @@
 """A generation that is whole: every id has one row, in the order of the input.
 
-generations/FINGERPRINT/merged.jsonl    all rows, proven complete
-                        manifest.json   what made them
+generations/FINGERPRINT/merged.jsonl     all rows, proven complete
+                        merged.parquet   the same, where it was asked for (table.py)
+                        manifest.json    what made them
 """
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sumzero.errors import RunError
-from sumzero.infer.shards import Row, there
-from sumzero.runfolder import RunFolder, alone, read_json, read_jsonl, write_json, write_jsonl
+from sumzero.infer.inputs import Inputs
+from sumzero.infer.rows import Row, there
+from sumzero.runfolder import RunFolder, alone, atomic_file, read_json, read_jsonl, write_json
 
-SYSTEMS = ("finetuned", "untrained", "lead1")
-_PATIENCE = 120.0  # seconds, for another process that merges the same
+SYSTEMS = ("finetuned", "untrained", "lead1", "echo")
+MERGED, PARQUET = "merged.jsonl", "merged.parquet"
+LOCK = ".merge.lock"
+PATIENCE = 120.0  # seconds, for another process that merges the same
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Generation:
 
     def rows(self) -> list[Row]:
         """The merged rows, in input order."""
-        return read_jsonl(self.folder / "merged.jsonl")
+        return read_jsonl(self.folder / MERGED)
 
 
 def found(where: Path) -> Generation | None:
@@ -42,10 +44,12 @@ def found(where: Path) -> Generation | None:
 
 
 def finished_generations(folder: RunFolder) -> dict[str, Generation]:
-    """The newest finished generation of each system."""
+    """The newest finished generation of each system, of the test records."""
     newest: dict[str, Generation] = {}
     for file in folder.generations.glob("*/manifest.json"):
         generation = Generation(file.parent, read_json(file, "sumzero generate"))
+        if "input_file" in generation.manifest:  # of other records
+            continue
         system = generation.manifest["system"]
         before = newest.get(system)
         if not before or generation.manifest["finished"] > before.manifest["finished"]:
@@ -53,30 +57,26 @@ def finished_generations(folder: RunFolder) -> dict[str, Generation]:
     return {system: newest[system] for system in reversed(SYSTEMS) if system in newest}
 
 
-def merge(where: Path, ids: Sequence[str], facts: dict[str, Any]) -> Generation:
-    """Proves that every id has exactly one row, and writes them in input order with a manifest.
+def merge(where: Path, inputs: Inputs, facts: dict[str, Any]) -> Generation:
+    """Proves that every input has exactly one row, and writes them in its order with a manifest.
 
     `facts` are what the manifest says besides. Raises RunError where a row is missing, doubled,
     damaged or unknown.
     """
-    with alone(where, "sumzero merge", _PATIENCE, lock=".merge.lock"):
-        rows = there(where)
-        missing, unknown = set(ids) - rows.keys(), rows.keys() - set(ids)
-        if missing or unknown:
-            raise RunError(
-                f"{where}: {len(missing)} inputs have no row, {len(unknown)} rows have no input, "
-                f"{min(missing or unknown)!r} first"
-            )
-        merged = [rows[id_] for id_ in ids]
-        write_jsonl(where / "merged.jsonl", merged)
-        manifest = {
-            **facts,
-            "rows": len(merged),
-            "errors": sum("error" in row for row in merged),
-            "truncated": sum(bool(row.get("truncated")) for row in merged),
-            "stopped_by_length": sum(row.get("finish_reason") == "length" for row in merged),
-            "output_tokens": sum(row.get("output_tokens", 0) for row in merged),
-            "finished": time.time(),
-        }
+    with alone(where, "sumzero merge", PATIENCE, lock=LOCK):
+        rows = there(where, inputs)
+        rows.prove(inputs)
+        counts = dict.fromkeys(("rows", "errors", "truncated", "stopped_by_length"), 0)
+        output_tokens = 0
+        (where / PARQUET).unlink(missing_ok=True)  # of rows before these
+        with atomic_file(where / MERGED) as out:
+            for line, row in rows.in_order(inputs):
+                out.write(line)
+                counts["rows"] += 1
+                counts["errors"] += "error" in row
+                counts["truncated"] += bool(row.get("truncated"))
+                counts["stopped_by_length"] += row.get("finish_reason") == "length"
+                output_tokens += row.get("output_tokens", 0)
+        manifest = {**facts, **counts, "output_tokens": output_tokens, "finished": time.time()}
         write_json(where / "manifest.json", manifest)
     return Generation(where, manifest)

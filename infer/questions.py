@@ -4,51 +4,69 @@ A record is asked as the export's contract has it for the task and language of i
 words of its own instruction.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from sumzero.config import RunConfig, Source
-from sumzero.contract import Contract
 from sumzero.errors import ConfigError, DataError
+from sumzero.infer.ids import IdSet
 from sumzero.instructions import QUESTION, instruction_set
-from sumzero.prompt import PromptRenderer
-from sumzero.records import Record, read_all
+from sumzero.records import Record, Rejects, first_of_each_id
+
+if TYPE_CHECKING:  # they load torch, which a generation without a model does not need
+    from sumzero.contract import Contract
+    from sumzero.prompt import PromptRenderer
 
 
 def read_test(
     config: RunConfig, *, need_targets: bool = False
 ) -> tuple[list[Record], list[Source]]:
-    """The records of all test sources, and each one's source. Raises DataError on a shared id."""
-    records: list[Record] = []
-    source_of: dict[str, Source] = {}
-    for source in config.data.test:
-        for record in read_all((source,), need_targets=need_targets)[0]:
-            if record.id in source_of:
-                raise DataError(
-                    f"{source.path}:{record.line}: id {record.id!r} is also in "
-                    f"{source_of[record.id].path}; results are told apart by it"
-                )
-            records.append(record)
-            source_of[record.id] = source
-    return records, list(source_of.values())
+    """The records of all test sources, and each one's source. Raises as `each_record`."""
+    pairs = list(each_record(config.data.test, need_targets=need_targets))
+    return [record for record, _ in pairs], [source for _, source in pairs]
 
 
-def asked_of(
-    records: Sequence[Record], sources: Sequence[Source], config: RunConfig, contract: Contract
-) -> list[str]:
-    """What each record is asked; {question} in it stands for the record's own instruction.
+def each_record(
+    sources: Sequence[Source], *, need_targets: bool
+) -> Iterator[tuple[Record, Source]]:
+    """The records of all sources, in order, each with its source.
 
-    `sources` are the records' own. Raises ConfigError where a source cannot be asked for.
+    Raises DataError on an id of two sources, and where no row of a source can be used.
+    """
+    earlier: list[tuple[Source, IdSet]] = []
+    for source in sources:
+        rejects, own, kept = Rejects(), IdSet(), 0
+        rows = first_of_each_id(source, need_targets=need_targets, seen=IdSet())
+        for record in rejects.sift(rows):
+            for other, ids in earlier:
+                if record.id in ids:
+                    raise DataError(
+                        f"{source.path}:{record.line}: id {record.id!r} is also in "
+                        f"{other.path}; results are told apart by it"
+                    )
+            kept += 1
+            if len(sources) > 1:
+                own.add(record.id)
+            yield record, source
+        rejects.finish(source, kept)
+        earlier.append((source, own))
+
+
+def asking(config: RunConfig, contract: "Contract") -> Callable[[Record, Source], str]:
+    """What a record of a source is asked; {question} in it stands for its own instruction.
+
+    The function raises ConfigError where the source cannot be asked for.
     """
     texts: dict[tuple[Source, str], str] = {}
-    asked = []
-    for record, source in zip(records, sources, strict=True):
+
+    def asked(record: Record, source: Source) -> str:
         if record.instruction is not None and source.task != "answer":
-            asked.append(QUESTION)
-            continue
+            return QUESTION
         key = (source, record.language)
         if key not in texts:
             texts[key] = contract.asked(*key, config.data, config.generate)
-        asked.append(texts[key])
+        return texts[key]
+
     return asked
 
 
@@ -70,13 +88,13 @@ def references(
     return found
 
 
-def question_ids(renderer: PromptRenderer, text: str, question: str | None) -> list[int]:
+def question_ids(renderer: "PromptRenderer", text: str, question: str | None) -> list[int]:
     """The ids of what is asked; `question` is left out where the text has no place for it."""
     return renderer.ask(text, question if QUESTION in text else None)
 
 
 def check_room(
-    texts: Collection[str], renderer: PromptRenderer, contract: Contract, max_new_tokens: int
+    texts: Collection[str], renderer: "PromptRenderer", contract: "Contract", max_new_tokens: int
 ) -> None:
     """Raises ConfigError where a prompt that asks one of `texts` has no room for a document."""
     fixed = (renderer.fixed_tokens(question_ids(renderer, text, "")) for text in texts)

@@ -36,7 +36,10 @@ def score(config: RunConfig) -> dict[str, Any]:
                 f"{lacking[0]!r} first; run `sumzero generate` for these records"
             )
         # Records without targets, which are generated for but not scored, count too.
-        made_from = (input_digest(some, []) for some in (records, read_test(config)[0]))
+        made_from = (
+            input_digest((record, "") for record in some)
+            for some in (records, read_test(config)[0])
+        )
         if generation.manifest["documents"] not in made_from:
             raise RunError(
                 f"{generation.folder}: made from other documents of the same ids; run `sumzero "

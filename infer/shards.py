@@ -11,20 +11,22 @@ whatever file it stands: the same generation can be finished in another number o
 import fcntl
 import heapq
 import json
+import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sumzero.errors import RunError
+from sumzero.infer.rows import Row, whole_bytes
 from sumzero.log import logger
-from sumzero.records import Record
 from sumzero.runfolder import alone, try_lock
 
-Row = dict[str, Any]
 _BYTES_PER_TOKEN = 4  # of the estimate: what counts is the ratio of documents to outputs
 _PATIENCE = 600.0  # seconds: a node that Slurm has lost may be at work for a while
 
@@ -51,21 +53,36 @@ class Shard:
         """Where its rows go, in a generation's folder."""
         return where / f"shard-{self.index:05d}-of-{self.count:05d}.jsonl"
 
-    def of(self, records: Sequence[Record], output_tokens: int) -> list[int]:
-        """The numbers of its records, those of long documents first."""
-        numbers: dict[str, list[int]] = {}
-        for number, record in enumerate(records):
-            numbers.setdefault(record.document, []).append(number)
-        output = _BYTES_PER_TOKEN * output_tokens
-        costs = {text: len(text.encode()) + len(of) * output for text, of in numbers.items()}
+    def of(
+        self, sizes: NDArray[np.int64], documents: NDArray[np.uint64], output_tokens: int
+    ) -> NDArray[np.int64]:
+        """The numbers of its inputs, those of long documents first.
+
+        `sizes` (N) are the documents' bytes, `documents` (N) hashes of them: inputs with the same
+        one stay together.
+        """
+        _, first, group, count = np.unique(
+            documents, return_index=True, return_inverse=True, return_counts=True
+        )
+        costs = sizes[first] + count * (_BYTES_PER_TOKEN * output_tokens)
+        order = np.lexsort((first, -costs))  # of documents: the longest first
+        homes = np.zeros(len(order), np.int32)
+        if self.count > 1:
+            homes[order] = self._dealt(costs[order])
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        mine = np.flatnonzero(homes[group] == self.index)
+        return mine[np.argsort(rank[group[mine]], kind="stable")]
+
+    def _dealt(self, costs: NDArray[np.int64]) -> NDArray[np.int32]:
+        """The shard of each document: in turn the one that has the least to do so far."""
         loads = [(0, index) for index in range(self.count)]
-        mine = []
-        for text in sorted(numbers, key=lambda text: -costs[text]):
+        homes = np.empty(len(costs), np.int32)
+        for number, cost in enumerate(costs):
             load, index = loads[0]
-            heapq.heapreplace(loads, (load + costs[text], index))
-            if index == self.index:
-                mine += numbers[text]
-        return mine
+            heapq.heapreplace(loads, (load + int(cost), index))
+            homes[number] = index
+        return homes
 
     @contextmanager
     def held(self, where: Path) -> Iterator[None]:
@@ -92,40 +109,12 @@ class Shard:
             yield
 
 
-def there(where: Path) -> dict[str, Row]:
-    """All whole rows of a generation by id. Raises RunError where one stands there twice.
-
-    A torn last line is one that is being written, or that a kill has left: no row.
-    """
-    rows: dict[str, Row] = {}
-    for file in sorted(where.glob("shard-*.jsonl")):
-        content = file.read_bytes()
-        lines = content[: content.rfind(b"\n") + 1].splitlines()
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-                id_ = row["id"]
-            except (ValueError, KeyError, TypeError):
-                raise RunError(
-                    f"{file}:{number}: damaged; remove the file and generate again"
-                ) from None
-            if id_ in rows:
-                raise RunError(
-                    f"{file}:{number}: id {id_!r} stands there twice; remove the file and generate "
-                    "again"
-                )
-            rows[id_] = row
-    return rows
-
-
 def append(file: Path, rows: Iterable[Row]) -> None:
     """Writes each row as it comes, whole or torn; what was torn before is cut off."""
     with file.open("a+b") as out:
-        out.seek(0)
-        content = out.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            logger.warning("%s: cut off a torn last line of %d bytes", file, len(content) - whole)
+        size, whole = out.seek(0, os.SEEK_END), whole_bytes(out)
+        if whole < size:
+            logger.warning("%s: cut off a torn last line of %d bytes", file, size - whole)
             out.truncate(whole)
         for row in rows:
             out.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")

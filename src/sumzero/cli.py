@@ -155,9 +155,24 @@ def _parser() -> argparse.ArgumentParser:
     for stage in (generate, merge):
         stage.add_argument(
             "--system",
-            default="finetuned",
             choices=("finetuned", "untrained", "lead1"),
-            help="the export, the model it began from, or the first-sentence baseline",
+            help="the export (default), the model it began from, or the first-sentence baseline",
+        )
+        stage.add_argument(
+            "--engine",
+            default="vllm",
+            choices=("vllm", "echo"),
+            help="echo needs no model and no export: it returns each document's head, for trying "
+            "a recipe; its system is called echo",
+        )
+        stage.add_argument(
+            "--input",
+            metavar="FILE",
+            help="records in place of the test split, in the same columns; they need no targets, "
+            "and are not scored",
+        )
+        stage.add_argument(
+            "--parquet", action="store_true", help="write merged.parquet beside merged.jsonl"
         )
     score = add_stage(
         "score",

@@ -105,21 +105,21 @@ def convert(options: argparse.Namespace) -> int:
 
 
 def generate(options: argparse.Namespace) -> int:
-    """Summaries of the test records, or of a shard of them."""
+    """Summaries of the test records or of another file, or of a shard of them."""
     from sumzero.infer.generate import generate, generate_shard
     from sumzero.infer.shards import Shard
 
-    config = _config(options)
-    if options.shard is not None:
-        try:
-            shard = Shard.parse(options.shard)
-        except ValueError as error:
-            raise ConfigError(f"--shard {error}") from None
-        where, there, total = generate_shard(config, options.system, shard)
-        print(f"{where}: shard {shard} is done; {there} of all {total} rows are there")
-        return 0
-    made = generate(config, options.system)
-    print(_of(made))
+    config, system = _config(options), _system(options)
+    if options.shard is None:
+        return _tell(generate(config, system, options.input), options)
+    if options.parquet:
+        raise ConfigError("--parquet: a shard is no table yet; give it to `sumzero merge`")
+    try:
+        shard = Shard.parse(options.shard)
+    except ValueError as error:
+        raise ConfigError(f"--shard {error}") from None
+    where, there, total = generate_shard(config, system, shard, options.input)
+    print(f"{where}: shard {shard} is done; {there} of all {total} rows are there")
     return 0
 
 
@@ -127,15 +127,25 @@ def merge(options: argparse.Namespace) -> int:
     """One file of all shards, proven complete."""
     from sumzero.infer.generate import merge_shards
 
-    print(_of(merge_shards(_config(options), options.system)))
-    return 0
+    return _tell(merge_shards(_config(options), _system(options), options.input), options)
 
 
-def _of(made: "Generation") -> str:
-    return (
+def _system(options: argparse.Namespace) -> str:
+    if options.engine == "echo" and options.system is not None:
+        raise ConfigError("--engine echo is a system of its own; leave --system out")
+    return "echo" if options.engine == "echo" else options.system or "finetuned"
+
+
+def _tell(made: "Generation", options: argparse.Namespace) -> int:
+    from sumzero.infer.table import write_parquet
+
+    if options.parquet:
+        print(write_parquet(made))
+    print(
         f"{made.folder / 'merged.jsonl'}: {made.manifest['rows']} rows, "
         f"{made.manifest['errors']} errors, {made.manifest['truncated']} documents cut"
     )
+    return 0
 
 
 def score(options: argparse.Namespace) -> int:

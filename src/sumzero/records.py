@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from sumzero import readers
 from sumzero.config import Source
@@ -33,6 +33,10 @@ class Record:
     metadata: dict[str, Any] = field(default_factory=dict)
     line: int = field(default=0, compare=False)  # of its file, from 1
 
+    def beside(self) -> dict[str, Any]:
+        """What is written beside all that is made of it."""
+        return {"metadata": self.metadata} if self.metadata else {}
+
 
 @dataclass(frozen=True, slots=True)
 class Reject:
@@ -47,6 +51,15 @@ class Reject:
     def kind(self) -> str:
         """The reason without the row's own details, to count by."""
         return re.split(r" \(| '|:", self.reason)[0]
+
+
+class Seen(Protocol):
+    """The ids that were seen: a set of them, or what does as much in less memory."""
+
+    def __contains__(self, id_: object, /) -> bool: ...
+
+    def add(self, id_: str, /) -> None:
+        """Takes an id."""
 
 
 class _RowFault(Exception):
@@ -97,7 +110,7 @@ def read_all(sources: Sequence[Source], *, need_targets: bool) -> tuple[list[Rec
 
 
 def first_of_each_id(
-    source: Source, *, need_targets: bool, seen: set[str]
+    source: Source, *, need_targets: bool, seen: Seen
 ) -> Iterator[Record | Reject]:
     """A Record or a Reject for every row of the source; rejected is what has an id in `seen`.
 

@@ -38,6 +38,7 @@ class RunFolder:
         self.tensorboard = root / "tensorboard"
         self.export = root / "export"
         self.adapter = root / "adapter"
+        self.inputs = root / "inputs"
         self.generations = root / "generations"
         self.scores = root / "scores.json"
         self.report = root / "report.html"

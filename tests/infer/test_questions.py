@@ -6,7 +6,7 @@ from sumzero.config import Data, Generate, RunConfig, Source
 from sumzero.contract import make_contract
 from sumzero.errors import ConfigError, DataError
 from sumzero.infer.fingerprint import input_digest
-from sumzero.infer.questions import asked_of, question_ids, read_test
+from sumzero.infer.questions import asking, each_record, question_ids, read_test
 from sumzero.prompt import PromptRenderer
 
 SUMMARIZE = Source(path="train.jsonl")
@@ -39,6 +39,11 @@ def config(*sources, **generate):
     return RunConfig(name="run", data=Data(test=sources), generate=Generate(**generate))
 
 
+def asked(run, contract):
+    ask = asking(run, contract)
+    return [ask(*pair) for pair in each_record(run.data.test, need_targets=False)]
+
+
 def row(id_, **values):
     return {"id": id_, "document": "The cat sat.", **values}
 
@@ -64,7 +69,7 @@ def test_each_record_is_asked_by_its_source_s_task_or_its_own_words(source_of, c
     asking = source_of("two.jsonl", [row("b", q="Who?")], task="answer", instruction="q")
     telling = source_of("three.jsonl", [row("c", q="Rhyme it.")], instruction="q")
     run = config(plain, asking, telling)
-    assert asked_of(*read_test(run), run, contract) == [
+    assert asked(run, contract) == [
         "Summarize the text above.",
         "Answer the question from the text above. If the text does not answer it, say so.\n"
         "Question: {question}",
@@ -74,12 +79,10 @@ def test_each_record_is_asked_by_its_source_s_task_or_its_own_words(source_of, c
 
 def test_a_length_of_the_run_file_is_asked_for(source_of, contract, renderer):
     run = config(source_of("one.jsonl", [row("a")]), words=9)
-    assert asked_of(*read_test(run), run, contract) == [
-        "Summarize the text above in at most 9 words."
-    ]
+    assert asked(run, contract) == ["Summarize the text above in at most 9 words."]
     untrained = make_contract(renderer, Data(train=(SUMMARIZE,)))
     with pytest.raises(ConfigError, match=r"not trained with data\.length_control"):
-        asked_of(*read_test(run), run, untrained)
+        asked(run, untrained)
 
 
 def test_a_question_is_encoded_apart_and_left_out_where_there_is_no_place(renderer):
@@ -97,12 +100,16 @@ def test_the_input_s_digest_changes_with_everything_that_decides_a_prompt(source
         config(source_of("three.jsonl", [row("a", q="x"), row("b", q="x")], instruction="q"))
     )
     digests = [
-        input_digest(records, []),
-        input_digest(records, ["Sum up.", "Sum up."]),
-        input_digest(records, ["Sum up.", "Summarize."]),
-        input_digest(records[::-1], ["Sum up.", "Sum up."]),
-        input_digest(changed, ["Sum up.", "Sum up."]),
-        input_digest(own, ["Sum up.", "Sum up."]),
+        input_digest(zip(some, texts, strict=True))
+        for some, texts in (
+            (records, ["", ""]),
+            (records, ["Sum up.", "Sum up."]),
+            (records, ["Sum up.", "Summarize."]),
+            (records[::-1], ["Sum up.", "Sum up."]),
+            (changed, ["Sum up.", "Sum up."]),
+            (own, ["Sum up.", "Sum up."]),
+        )
     ]
     assert len(set(digests)) == len(digests)
-    assert input_digest(read_test(run)[0], []) == digests[0]
+    again = read_test(run)[0]
+    assert input_digest(zip(again, ["", ""], strict=True)) == digests[0]

@@ -4,15 +4,20 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sumzero.cli import main
+from sumzero.config import Source
 from sumzero.errors import RunError
 from sumzero.infer.generate import generate, generate_shard, merge_shards
 from sumzero.infer.generation import merge
-from sumzero.infer.shards import Shard, append, there
+from sumzero.infer.inputs import write_inputs
+from sumzero.infer.rows import there
+from sumzero.infer.shards import Shard, append
 from sumzero.records import Record
 from sumzero.runfile import load
 
@@ -32,10 +37,19 @@ def _write(file, rows):
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _records(texts):
-    return [
-        Record(id=str(i), document=text, targets=("x",), line=i + 1) for i, text in enumerate(texts)
-    ]
+SOURCE = Source(path="test.jsonl")
+
+
+def _dealt(texts, count, output):
+    """The numbers of each shard's texts."""
+    sizes = np.array([len(text.encode()) for text in texts], np.int64)
+    hashes = np.array([xxhash.xxh3_64_intdigest(text.encode()) for text in texts], np.uint64)
+    return [Shard(index, count).of(sizes, hashes, output).tolist() for index in range(count)]
+
+
+def _inputs(folder, ids):
+    records = [(Record(id=id_, document=f"Document {id_}."), SOURCE) for id_ in ids]
+    return write_inputs(folder / "inputs" / "some.arrow", records, [SOURCE])
 
 
 @given(
@@ -44,8 +58,7 @@ def _records(texts):
     st.integers(1, 100),
 )
 def test_every_record_is_in_one_shard_and_those_of_a_document_in_the_same(texts, count, output):
-    records = _records(texts)
-    shards = [Shard(index, count).of(records, output) for index in range(count)]
+    shards = _dealt(texts, count, output)
     assert sorted(number for shard in shards for number in shard) == list(range(len(texts)))
     home = {number: index for index, shard in enumerate(shards) for number in shard}
     for number, text in enumerate(texts):
@@ -54,10 +67,10 @@ def test_every_record_is_in_one_shard_and_those_of_a_document_in_the_same(texts,
 
 @given(st.lists(st.integers(1, 5000), min_size=200, max_size=400), st.integers(2, 8))
 def test_shards_have_nearly_the_same_to_do_long_documents_first(lengths, count):
-    records = _records(f"{i:04d}" + "x" * length for i, length in enumerate(lengths))
+    texts = [f"{i:04d}" + "x" * length for i, length in enumerate(lengths)]
     loads = []
-    for index in range(count):
-        costs = [len(records[n].document) + 400 for n in Shard(index, count).of(records, 100)]
+    for shard in _dealt(texts, count, 100):
+        costs = [len(texts[number]) + 400 for number in shard]
         assert costs == sorted(costs, reverse=True)
         loads.append(sum(costs))
     # Graham's bound for longest first; at sizes like these it is a few percent.
@@ -149,19 +162,20 @@ def test_a_damaged_shard_is_refused(tmp_path):
     file = Shard(0, 1).file(tmp_path)
     file.write_text('{"id": "a"}\nnot json\n')
     with pytest.raises(RunError, match=r"shard-00000-of-00001\.jsonl:2: damaged"):
-        there(tmp_path)
+        there(tmp_path, _inputs(tmp_path, "ab"))
 
 
 def test_rows_are_there_as_soon_as_they_are_made(tmp_path):
     file = Shard(0, 1).file(tmp_path)
+    inputs = _inputs(tmp_path, "012")
 
     def rows():
         for index in range(3):
-            assert list(there(tmp_path)) == [str(i) for i in range(index)]
+            assert there(tmp_path, inputs).has.tolist() == [i < index for i in range(3)]
             yield {"id": str(index)}
 
     append(file, rows())
-    assert len(there(tmp_path)) == 3
+    assert len(there(tmp_path, inputs)) == 3
 
 
 @pytest.mark.parametrize(
@@ -175,5 +189,5 @@ def test_rows_are_there_as_soon_as_they_are_made(tmp_path):
 def test_merge_refuses_what_is_not_each_id_once(tmp_path, rows, message):
     _write(tmp_path / "shard-00000-of-00001.jsonl", [{"id": row, "text": ""} for row in rows])
     with pytest.raises(RunError, match=message):
-        merge(tmp_path, ["a", "b", "c"], {})
+        merge(tmp_path, _inputs(tmp_path, "abc"), {})
     assert not (tmp_path / "merged.jsonl").exists()
