@@ -16,9 +16,11 @@ from typing import Any
 
 from sumzero.config import Generate
 from sumzero.errors import RunError
+from sumzero.infer.beam_search import search, wanted
 from sumzero.runfolder import read_json
 
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM has room for
+_LOOKUP = (2, 4)  # so many last tokens are looked up earlier in the text, the longest first
 
 
 @dataclass(frozen=True)
@@ -85,11 +87,21 @@ def engine_arguments(
     if adapter is not None:
         rank = read_json(adapter / "adapter_config.json", "sumzero export --adapter")["r"]
         device |= {"enable_lora": True, "max_lora_rank": _lora_rank(rank)}
+    if settings.speculative_tokens is not None:
+        device["speculative_config"] = {
+            "method": "ngram",
+            "num_speculative_tokens": settings.speculative_tokens,
+            "prompt_lookup_min": _LOOKUP[0],
+            "prompt_lookup_max": _LOOKUP[1],
+        }
+    if settings.beams > 1:
+        device["max_logprobs"] = -1  # as many as a search wants
     return {
         "model": str(model),
         "dtype": settings.dtype,
         "max_model_len": max_length,
         "max_num_seqs": settings.max_in_flight,
+        "enable_prefix_caching": settings.prefix_caching,
         "tensor_parallel_size": settings.tensor_parallel,
         "enforce_eager": eager,
         "seed": seed,
@@ -105,12 +117,22 @@ def sampling(
 ) -> Any:
     """vLLM's SamplingParams, explicit in all that matters."""
     from vllm import SamplingParams
+    from vllm.sampling_params import RepetitionDetectionParams
 
+    repeats = None
+    if settings.max_repeats is not None:
+        repeats = RepetitionDetectionParams(
+            max_pattern_size=settings.repeat_tokens, min_count=settings.max_repeats
+        )
     return SamplingParams(
         max_tokens=settings.max_new_tokens,
+        min_tokens=settings.min_new_tokens,
         temperature=settings.temperature,
         top_p=settings.top_p,
+        top_k=settings.top_k,
         frequency_penalty=settings.frequency_penalty,
+        repetition_penalty=settings.repetition_penalty,
+        repetition_detection=repeats,
         seed=seed,
         stop_token_ids=stop_ids,
         skip_special_tokens=True,
@@ -170,12 +192,18 @@ class Engine:
         seed: int,
         *,
         ignore_eos: bool = False,
+        settings: Generate | None = None,
     ) -> Iterator[Completion]:
         """Yields completions as they finish, in any order; `requests` is read as room allows.
 
-        With `ignore_eos` the model's own end of text ends none.
+        With `ignore_eos` the model's own end of text ends none. With `settings` tokens are chosen
+        by those, in place of the engine's own.
         """
-        how = sampling(self._settings, stop_ids, seed, ignore_eos=ignore_eos)
+        settings = settings or self._settings
+        if settings.beams > 1:
+            yield from self._search(requests, stop_ids, settings)
+            return
+        how = sampling(settings, stop_ids, seed, ignore_eos=ignore_eos)
         waiting = iter(requests)
         begun: dict[str, float] = {}
         more = True
@@ -195,6 +223,51 @@ class Engine:
             for output in self._engine.step() if begun else ():
                 if output.finished:
                     yield completion(output, time.perf_counter() - begun.pop(output.request_id))
+
+    def _search(
+        self, requests: Iterable[Request], stop_ids: list[int], settings: Generate
+    ) -> Iterator[Completion]:
+        """The same by beam search: each beam of each prompt is a request for one token."""
+        from vllm import SamplingParams
+
+        how = SamplingParams(
+            max_tokens=1,
+            temperature=0.0,
+            logprobs=wanted(settings.beams, stop_ids),
+            ignore_eos=True,
+            detokenize=False,
+        )
+
+        def ask(name: str, ids: list[int]) -> None:
+            prompt = {"prompt_token_ids": ids}
+            self._engine.add_request(name, prompt, how.clone(), lora_request=self._adapter)
+
+        def answers() -> Iterator[tuple[str, dict[int, float]]]:
+            for output in self._engine.step():
+                if output.finished:
+                    (likeliest,) = output.outputs[0].logprobs
+                    yield (
+                        output.request_id,
+                        {id_: found.logprob for id_, found in likeliest.items()},
+                    )
+
+        begun: dict[str, float] = {}
+
+        def prompts() -> Iterator[tuple[str, list[int]]]:
+            for request in requests:
+                begun[request.id] = time.perf_counter()
+                yield request.id, request.prompt_ids
+
+        most = max(1, self._settings.max_in_flight // settings.beams)
+        for id_, ids in search(prompts(), settings, stop_ids, most, ask, answers):
+            stopped = ids[-1] in stop_ids
+            text = self._engine.get_tokenizer().decode(
+                ids[:-1] if stopped else ids,
+                skip_special_tokens=True,
+                clean_up_tokenization_spaces=False,
+            )
+            seconds = time.perf_counter() - begun.pop(id_)
+            yield Completion(id_, text, ids, len(ids), "stop" if stopped else "length", seconds)
 
 
 def _lora_rank(rank: int) -> int:

@@ -94,7 +94,9 @@ async def openai_app(served: Served, grace: int) -> AsyncIterator[OpenAIApp]:
             "override_generation_config": {
                 "temperature": served.settings.temperature,
                 "top_p": served.settings.top_p,
+                "top_k": served.settings.top_k,
                 "frequency_penalty": served.settings.frequency_penalty,
+                "repetition_penalty": served.settings.repetition_penalty,
             },
             "served_model_name": [f"{served.name}-base" if served.adapter else served.name],
             "disable_log_stats": False,  # they are what /metrics shows

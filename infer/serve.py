@@ -59,6 +59,8 @@ def serve(config: RunConfig, listen: Listen, *, adapter: bool = False) -> int:
     With `adapter`, or where there is no export, its adapters on their base. Raises ConfigError or
     RunError for what the user can mend.
     """
+    if config.generate.beams > 1:
+        raise ConfigError("generate.beams: the server has no beam search; set generate.beams=1")
     key = os.environ.pop(KEY, "").strip() or None  # no process below needs it
     os.environ.pop("VLLM_API_KEY", None)  # would be asked for as well, on some routes
     if key is None and not _is_loopback(listen):
