@@ -16,6 +16,7 @@ Each step costs the engine one token for each beam, and what of its text is in n
 prefix cache.
 """
 
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -95,8 +96,8 @@ def search(
     most: int,
     ask: Callable[[str, list[int]], None],
     answers: Callable[[], Iterable[tuple[str, Mapping[int, float]]]],
-) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Searches for prompts, given as id and token ids; yields ids and the best new tokens.
+) -> Iterator[tuple[str, tuple[int, ...], float]]:
+    """Searches for prompts, given as id and token ids; yields id, best new tokens and seconds.
 
     They come as they finish, in any order. `prompts` is read as room allows: `most` are at work at
     once, and none waits for another. `ask` is given a name and the ids of a text whose next token
@@ -135,7 +136,7 @@ def search(
                 ask_all(work)
                 continue
             at_work -= 1
-            yield work.id, work.search.best().token_ids
+            yield work.id, work.search.best().token_ids, time.perf_counter() - work.begun
 
 
 @dataclass(eq=False)
@@ -147,3 +148,4 @@ class _Work:
     search: BeamSearch
     found: list[Mapping[int, float]] = field(default_factory=list)
     missing: int = 0
+    begun: float = field(default_factory=time.perf_counter)

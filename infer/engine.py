@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,7 @@ class Engine:
         from vllm import EngineArgs, LLMEngine
 
         self._adapter = lora_request(adapter)
+        self._adapter_works = adapter is None
         self._settings = settings
         self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments, disable_log_stats=True))
 
@@ -197,8 +199,13 @@ class Engine:
         """Yields completions as they finish, in any order; `requests` is read as room allows.
 
         With `ignore_eos` the model's own end of text ends none. With `settings` tokens are chosen
-        by those, in place of the engine's own.
+        by those, in place of the engine's own. Raises RunError where adapters change nothing of
+        what follows the first request's prompt.
         """
+        requests = iter(requests)
+        if not self._adapter_works and (first := next(requests, None)):
+            self._check_adapter(first.prompt_ids)
+            requests = chain([first], requests)
         settings = settings or self._settings
         if settings.beams > 1:
             yield from self._search(requests, stop_ids, settings)
@@ -224,6 +231,23 @@ class Engine:
                 if output.finished:
                     yield completion(output, time.perf_counter() - begun.pop(output.request_id))
 
+    def _check_adapter(self, prompt_ids: list[int]) -> None:
+        """Whether vLLM applies the adapters: names that it does not know it may leave out."""
+        from vllm import SamplingParams
+
+        how = SamplingParams(max_tokens=1, temperature=0.0, logprobs=5, detokenize=False)
+        found = []
+        for adapter in (self._adapter, None):
+            prompt = {"prompt_token_ids": prompt_ids}
+            self._engine.add_request("adapter-check", prompt, how.clone(), lora_request=adapter)
+            outputs: list[Any] = []
+            while not any(output.finished for output in outputs):
+                outputs += self._engine.step()
+            found.append(_next_tokens(outputs[-1]))
+        if found[0] == found[1]:
+            raise RunError("the adapters change nothing: vLLM's output is that of the base alone")
+        self._adapter_works = True
+
     def _search(
         self, requests: Iterable[Request], stop_ids: list[int], settings: Generate
     ) -> Iterator[Completion]:
@@ -245,29 +269,24 @@ class Engine:
         def answers() -> Iterator[tuple[str, dict[int, float]]]:
             for output in self._engine.step():
                 if output.finished:
-                    (likeliest,) = output.outputs[0].logprobs
-                    yield (
-                        output.request_id,
-                        {id_: found.logprob for id_, found in likeliest.items()},
-                    )
+                    yield output.request_id, _next_tokens(output)
 
-        begun: dict[str, float] = {}
-
-        def prompts() -> Iterator[tuple[str, list[int]]]:
-            for request in requests:
-                begun[request.id] = time.perf_counter()
-                yield request.id, request.prompt_ids
-
+        prompts = ((request.id, request.prompt_ids) for request in requests)
         most = max(1, self._settings.max_in_flight // settings.beams)
-        for id_, ids in search(prompts(), settings, stop_ids, most, ask, answers):
+        for id_, ids, seconds in search(prompts, settings, stop_ids, most, ask, answers):
             stopped = ids[-1] in stop_ids
             text = self._engine.get_tokenizer().decode(
                 ids[:-1] if stopped else ids,
                 skip_special_tokens=True,
                 clean_up_tokenization_spaces=False,
             )
-            seconds = time.perf_counter() - begun.pop(id_)
             yield Completion(id_, text, ids, len(ids), "stop" if stopped else "length", seconds)
+
+
+def _next_tokens(output: Any) -> dict[int, float]:
+    """Log-probabilities of the likeliest tokens, of a request for one."""
+    (likeliest,) = output.outputs[0].logprobs
+    return {id_: found.logprob for id_, found in likeliest.items()}
 
 
 def _lora_rank(rank: int) -> int:

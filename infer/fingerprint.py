@@ -3,10 +3,9 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from sumzero.errors import DataError
+from sumzero.adapter import weights_digest as weights_digest
 from sumzero.records import Record
 
 
@@ -27,18 +26,6 @@ def input_digest(records: Sequence[Record], asked: Sequence[str]) -> str:
         )
         for record, text in zip(records, texts, strict=True)
     )
-
-
-def weights_digest(model: Path) -> str:
-    """A hash over the safetensors of a model folder. Raises DataError where there are none."""
-    files = sorted(model.glob("*.safetensors"))
-    if not files:
-        raise DataError(f"{model}: no *.safetensors; a local model folder is needed")
-    state = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as content:
-            state.update(hashlib.file_digest(content, "sha256").digest())
-    return state.hexdigest()
 
 
 def _digest(parts: Iterable[str]) -> str:

@@ -23,16 +23,16 @@ from prometheus_client import Counter
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
+from sumzero.adapter import open_adapter
 from sumzero.config import RunConfig
-from sumzero.contract import Contract, open_contract
+from sumzero.contract import Contract, check_stop_ids, open_contract
 from sumzero.errors import ConfigError, RunError
 from sumzero.infer.gate import Gate, error_body
 from sumzero.infer.openai_app import OpenAIApp, Served, openai_app
 from sumzero.infer.summarize import Refused, Summarizer
-from sumzero.loading import local_folder
 from sumzero.log import logger
 from sumzero.prompt import PromptRenderer
-from sumzero.runfolder import RunFolder, read_json
+from sumzero.runfolder import RunFolder
 
 KEY = "SUMZERO_API_KEY"
 GRACE = 60  # seconds that requests at work have to end
@@ -203,8 +203,8 @@ def _served(config: RunConfig, adapter: bool) -> tuple[Served, Contract, PromptR
     contract, renderer = open_contract(where)
     model = where
     if alone:
-        about = read_json(where / "adapter_config.json", "sumzero export --adapter")
-        model = local_folder(str(about["base_model_name_or_path"]), config.model.revision)
+        model = open_adapter(where, config.model.revision)
+        check_stop_ids(model, contract.stop_ids)
     served = Served(
         config.name,
         model,

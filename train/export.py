@@ -23,10 +23,11 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
+from sumzero.adapter import ABOUT, BASE_DIGEST, weights_digest
 from sumzero.config import RunConfig
 from sumzero.contract import make_contract, write_contract
 from sumzero.errors import ConfigError, RunError
-from sumzero.loading import load_tokenizer
+from sumzero.loading import load_tokenizer, local_folder
 from sumzero.log import logger
 from sumzero.prompt import PromptRenderer
 from sumzero.runfile import as_dict
@@ -42,7 +43,6 @@ from sumzero.train.weights import sources, weight_files
 from sumzero.train.zero_shards import ZeroShards
 
 Form = Literal["merge", "adapter"]
-ABOUT = "export.json"  # what a folder was made of; nothing is loaded by it
 
 
 def export(
@@ -105,6 +105,8 @@ def export(
             "base": str(Path(path).resolve()) if Path(path).is_dir() else path,
             "revision": revision,
         }
+        if form == "adapter":
+            about[BASE_DIGEST] = weights_digest(local_folder(path, revision))
         write_json(partial / ABOUT, about)
         if check:
             check(partial)

@@ -152,8 +152,9 @@ def test_many_prompts_are_searched_at_once_and_none_waits_for_another():
         yield name, {token: math.log(p) for token, p in after.items()}
 
     made = []
-    for id_, tokens in search(prompts(), settings, [STOP], 3, ask, answers):
+    for id_, tokens, seconds in search(prompts(), settings, [STOP], 3, ask, answers):
         made.append(id_)
+        assert seconds > 0
         assert len(read) <= len(made) + 2 + 1  # no more is read than there is room for
         table = GARDEN if id_ == "0" else SHORT_OR_LONG
         whole = {**{(a, b): {STOP: 1.0} for a, b in product(range(6), repeat=2)}, **table}
