@@ -21,6 +21,7 @@ from sumzero.infer.beam_search import search, wanted
 from sumzero.runfolder import read_json
 
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM has room for
+IDLE = "the adapters change nothing: vLLM's output is that of the base alone"
 _LOOKUP = (2, 4)  # so many last tokens are looked up earlier in the text, the longest first
 
 
@@ -141,6 +142,21 @@ def sampling(
     )
 
 
+def one_token(likeliest: int) -> Any:
+    """SamplingParams of a request for the log-probabilities of so many next tokens."""
+    from vllm import SamplingParams
+
+    return SamplingParams(
+        max_tokens=1, temperature=0.0, logprobs=likeliest, ignore_eos=True, detokenize=False
+    )
+
+
+def next_tokens(output: Any) -> dict[int, float]:
+    """Log-probabilities of the likeliest tokens, of a request for one."""
+    (likeliest,) = output.outputs[0].logprobs
+    return {id_: found.logprob for id_, found in likeliest.items()}
+
+
 def lora_request(adapter: Path | None) -> Any:
     """What vLLM is told with a request that runs with adapters; None without."""
     if adapter is None:
@@ -233,9 +249,7 @@ class Engine:
 
     def _check_adapter(self, prompt_ids: list[int]) -> None:
         """Whether vLLM applies the adapters: names that it does not know it may leave out."""
-        from vllm import SamplingParams
-
-        how = SamplingParams(max_tokens=1, temperature=0.0, logprobs=5, detokenize=False)
+        how = one_token(5)
         found = []
         for adapter in (self._adapter, None):
             prompt = {"prompt_token_ids": prompt_ids}
@@ -243,24 +257,16 @@ class Engine:
             outputs: list[Any] = []
             while not any(output.finished for output in outputs):
                 outputs += self._engine.step()
-            found.append(_next_tokens(outputs[-1]))
+            found.append(next_tokens(outputs[-1]))
         if found[0] == found[1]:
-            raise RunError("the adapters change nothing: vLLM's output is that of the base alone")
+            raise RunError(IDLE)
         self._adapter_works = True
 
     def _search(
         self, requests: Iterable[Request], stop_ids: list[int], settings: Generate
     ) -> Iterator[Completion]:
         """The same by beam search: each beam of each prompt is a request for one token."""
-        from vllm import SamplingParams
-
-        how = SamplingParams(
-            max_tokens=1,
-            temperature=0.0,
-            logprobs=wanted(settings.beams, stop_ids),
-            ignore_eos=True,
-            detokenize=False,
-        )
+        how = one_token(wanted(settings.beams, stop_ids))
 
         def ask(name: str, ids: list[int]) -> None:
             prompt = {"prompt_token_ids": ids}
@@ -269,7 +275,7 @@ class Engine:
         def answers() -> Iterator[tuple[str, dict[int, float]]]:
             for output in self._engine.step():
                 if output.finished:
-                    yield output.request_id, _next_tokens(output)
+                    yield output.request_id, next_tokens(output)
 
         prompts = ((request.id, request.prompt_ids) for request in requests)
         most = max(1, self._settings.max_in_flight // settings.beams)
@@ -281,12 +287,6 @@ class Engine:
                 clean_up_tokenization_spaces=False,
             )
             yield Completion(id_, text, ids, len(ids), "stop" if stopped else "length", seconds)
-
-
-def _next_tokens(output: Any) -> dict[int, float]:
-    """Log-probabilities of the likeliest tokens, of a request for one."""
-    (likeliest,) = output.outputs[0].logprobs
-    return {id_: found.logprob for id_, found in likeliest.items()}
 
 
 def _lora_rank(rank: int) -> int:

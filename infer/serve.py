@@ -213,6 +213,7 @@ def _served(config: RunConfig, adapter: bool) -> tuple[Served, Contract, PromptR
         contract.max_length,
         contract.stop_ids,
         config.seed,
+        contract.probes[0]["ids"][: contract.max_length - 1],
     )
     return served, contract, renderer
 
