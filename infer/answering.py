@@ -9,7 +9,7 @@ from typing import Any
 from sumzero.config import RunConfig, Source
 from sumzero.contract import Contract, open_contract
 from sumzero.infer.engine import Engine, Request, engine_version
-from sumzero.infer.fingerprint import input_digest, weights_digest
+from sumzero.infer.fingerprint import input_digest
 from sumzero.infer.inputs import Inputs
 from sumzero.infer.questions import asking, check_room, question_ids
 from sumzero.infer.rows import Row
@@ -19,6 +19,7 @@ from sumzero.prompt import PromptRenderer
 from sumzero.records import Record
 from sumzero.runfile import as_dict
 from sumzero.runfolder import RunFolder
+from sumzero.weights_digest import weights_digest
 
 
 @dataclass(frozen=True)

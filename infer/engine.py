@@ -11,14 +11,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from sumzero.config import Generate
 from sumzero.errors import RunError
+from sumzero.infer.beam_search import search, wanted
 from sumzero.runfolder import read_json
 
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM has room for
+IDLE = "the adapters change nothing: vLLM's output is that of the base alone"
+_LOOKUP = (2, 4)  # so many last tokens are looked up earlier in the text, the longest first
 
 
 @dataclass(frozen=True)
@@ -85,11 +89,21 @@ def engine_arguments(
     if adapter is not None:
         rank = read_json(adapter / "adapter_config.json", "sumzero export --adapter")["r"]
         device |= {"enable_lora": True, "max_lora_rank": _lora_rank(rank)}
+    if settings.speculative_tokens is not None:
+        device["speculative_config"] = {
+            "method": "ngram",
+            "num_speculative_tokens": settings.speculative_tokens,
+            "prompt_lookup_min": _LOOKUP[0],
+            "prompt_lookup_max": _LOOKUP[1],
+        }
+    if settings.beams > 1:
+        device["max_logprobs"] = -1  # as many as a search wants
     return {
         "model": str(model),
         "dtype": settings.dtype,
         "max_model_len": max_length,
         "max_num_seqs": settings.max_in_flight,
+        "enable_prefix_caching": settings.prefix_caching,
         "tensor_parallel_size": settings.tensor_parallel,
         "enforce_eager": eager,
         "seed": seed,
@@ -105,17 +119,42 @@ def sampling(
 ) -> Any:
     """vLLM's SamplingParams, explicit in all that matters."""
     from vllm import SamplingParams
+    from vllm.sampling_params import RepetitionDetectionParams
 
+    repeats = None
+    if settings.max_repeats is not None:
+        repeats = RepetitionDetectionParams(
+            max_pattern_size=settings.repeat_tokens, min_count=settings.max_repeats
+        )
     return SamplingParams(
         max_tokens=settings.max_new_tokens,
+        min_tokens=settings.min_new_tokens,
         temperature=settings.temperature,
         top_p=settings.top_p,
+        top_k=settings.top_k,
         frequency_penalty=settings.frequency_penalty,
+        repetition_penalty=settings.repetition_penalty,
+        repetition_detection=repeats,
         seed=seed,
         stop_token_ids=stop_ids,
         skip_special_tokens=True,
         ignore_eos=ignore_eos,
     )
+
+
+def one_token(likeliest: int) -> Any:
+    """SamplingParams of a request for the log-probabilities of so many next tokens."""
+    from vllm import SamplingParams
+
+    return SamplingParams(
+        max_tokens=1, temperature=0.0, logprobs=likeliest, ignore_eos=True, detokenize=False
+    )
+
+
+def next_tokens(output: Any) -> dict[int, float]:
+    """Log-probabilities of the likeliest tokens, of a request for one."""
+    (likeliest,) = output.outputs[0].logprobs
+    return {id_: found.logprob for id_, found in likeliest.items()}
 
 
 def lora_request(adapter: Path | None) -> Any:
@@ -160,6 +199,7 @@ class Engine:
         from vllm import EngineArgs, LLMEngine
 
         self._adapter = lora_request(adapter)
+        self._adapter_works = adapter is None
         self._settings = settings
         self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments, disable_log_stats=True))
 
@@ -170,12 +210,23 @@ class Engine:
         seed: int,
         *,
         ignore_eos: bool = False,
+        settings: Generate | None = None,
     ) -> Iterator[Completion]:
         """Yields completions as they finish, in any order; `requests` is read as room allows.
 
-        With `ignore_eos` the model's own end of text ends none.
+        With `ignore_eos` the model's own end of text ends none. With `settings` tokens are chosen
+        by those, in place of the engine's own. Raises RunError where adapters change nothing of
+        what follows the first request's prompt.
         """
-        how = sampling(self._settings, stop_ids, seed, ignore_eos=ignore_eos)
+        requests = iter(requests)
+        if not self._adapter_works and (first := next(requests, None)):
+            self._check_adapter(first.prompt_ids)
+            requests = chain([first], requests)
+        settings = settings or self._settings
+        if settings.beams > 1:
+            yield from self._search(requests, stop_ids, settings)
+            return
+        how = sampling(settings, stop_ids, seed, ignore_eos=ignore_eos)
         waiting = iter(requests)
         begun: dict[str, float] = {}
         more = True
@@ -195,6 +246,47 @@ class Engine:
             for output in self._engine.step() if begun else ():
                 if output.finished:
                     yield completion(output, time.perf_counter() - begun.pop(output.request_id))
+
+    def _check_adapter(self, prompt_ids: list[int]) -> None:
+        """Whether vLLM applies the adapters: names that it does not know it may leave out."""
+        how = one_token(5)
+        found = []
+        for adapter in (self._adapter, None):
+            prompt = {"prompt_token_ids": prompt_ids}
+            self._engine.add_request("adapter-check", prompt, how.clone(), lora_request=adapter)
+            outputs: list[Any] = []
+            while not any(output.finished for output in outputs):
+                outputs += self._engine.step()
+            found.append(next_tokens(outputs[-1]))
+        if found[0] == found[1]:
+            raise RunError(IDLE)
+        self._adapter_works = True
+
+    def _search(
+        self, requests: Iterable[Request], stop_ids: list[int], settings: Generate
+    ) -> Iterator[Completion]:
+        """The same by beam search: each beam of each prompt is a request for one token."""
+        how = one_token(wanted(settings.beams, stop_ids))
+
+        def ask(name: str, ids: list[int]) -> None:
+            prompt = {"prompt_token_ids": ids}
+            self._engine.add_request(name, prompt, how.clone(), lora_request=self._adapter)
+
+        def answers() -> Iterator[tuple[str, dict[int, float]]]:
+            for output in self._engine.step():
+                if output.finished:
+                    yield output.request_id, next_tokens(output)
+
+        prompts = ((request.id, request.prompt_ids) for request in requests)
+        most = max(1, self._settings.max_in_flight // settings.beams)
+        for id_, ids, seconds in search(prompts, settings, stop_ids, most, ask, answers):
+            stopped = ids[-1] in stop_ids
+            text = self._engine.get_tokenizer().decode(
+                ids[:-1] if stopped else ids,
+                skip_special_tokens=True,
+                clean_up_tokenization_spaces=False,
+            )
+            yield Completion(id_, text, ids, len(ids), "stop" if stopped else "length", seconds)
 
 
 def _lora_rank(rank: int) -> int:

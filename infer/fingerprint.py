@@ -3,10 +3,8 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
-from sumzero.errors import DataError
 from sumzero.records import Record
 
 
@@ -26,18 +24,6 @@ def input_digest(asked: Iterable[tuple[Record, str]]) -> str:
         )
         for record, text in asked
     )
-
-
-def weights_digest(model: Path) -> str:
-    """A hash over the safetensors of a model folder. Raises DataError where there are none."""
-    files = sorted(model.glob("*.safetensors"))
-    if not files:
-        raise DataError(f"{model}: no *.safetensors; a local model folder is needed")
-    state = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as content:
-            state.update(hashlib.file_digest(content, "sha256").digest())
-    return state.hexdigest()
 
 
 def digest_of(parts: Iterable[str]) -> str:

@@ -18,11 +18,14 @@ from typing import Any
 from sumzero.config import Generate
 from sumzero.errors import RunError
 from sumzero.infer.engine import (
+    IDLE,
     Completion,
     completion,
     engine_arguments,
     engine_version,
     lora_request,
+    next_tokens,
+    one_token,
     sampling,
 )
 
@@ -32,7 +35,8 @@ class Served:
     """What is served, under which name; `stop_ids` end every generation.
 
     With `adapter` the name is that of the model with the adapters, NAME-base that without.
-    `max_length` bounds prompt and output together, in tokens.
+    `max_length` bounds prompt and output together, in tokens. What follows `probe_ids` must not be
+    the same with and without the adapters.
     """
 
     name: str
@@ -42,6 +46,7 @@ class Served:
     max_length: int
     stop_ids: list[int]
     seed: int
+    probe_ids: list[int]
 
 
 class OpenAIApp:
@@ -60,18 +65,33 @@ class OpenAIApp:
 
     async def complete(self, prompt_ids: list[int]) -> Completion:
         """Generates for a prompt; a task that is cancelled ends the generation too."""
+        begun = time.perf_counter()
+        last = await self._last(prompt_ids, self._sampling.clone(), self._adapter)
+        return completion(last, time.perf_counter() - begun)
+
+    async def check_adapter(self, prompt_ids: list[int]) -> None:
+        """Raises RunError where the adapters, if any, change nothing of what follows a prompt."""
+        if self._adapter is None:
+            return
+        with_it, without = [
+            next_tokens(await self._last(prompt_ids, one_token(5), adapter))
+            for adapter in (self._adapter, None)
+        ]
+        if with_it == without:
+            raise RunError(IDLE)
+
+    async def _last(self, prompt_ids: list[int], how: Any, adapter: Any) -> Any:
+        """vLLM's last output for a prompt."""
         from vllm.sampling_params import RequestOutputKind
 
-        how = self._sampling.clone()
         how.output_kind = RequestOutputKind.FINAL_ONLY
-        begun = time.perf_counter()
         last = None
         async for output in self._client.generate(
-            {"prompt_token_ids": prompt_ids}, how, uuid.uuid4().hex, lora_request=self._adapter
+            {"prompt_token_ids": prompt_ids}, how, uuid.uuid4().hex, lora_request=adapter
         ):
             last = output
         assert last is not None, "a generation ends in an output"
-        return completion(last, time.perf_counter() - begun)
+        return last
 
 
 @asynccontextmanager
@@ -79,7 +99,7 @@ async def openai_app(served: Served, grace: int) -> AsyncIterator[OpenAIApp]:
     """Starts vLLM's engine and builds its app.
 
     An engine that is told to end by someone else first ends what it has begun, in `grace` seconds.
-    Raises RunError where vLLM does not start.
+    Raises RunError where vLLM does not start, or adapters change nothing.
     """
     with TemporaryDirectory(prefix="sumzero-") as folder:
         # vLLM's own routes end at the ids of a generation config: these, whatever the model's has.
@@ -94,7 +114,9 @@ async def openai_app(served: Served, grace: int) -> AsyncIterator[OpenAIApp]:
             "override_generation_config": {
                 "temperature": served.settings.temperature,
                 "top_p": served.settings.top_p,
+                "top_k": served.settings.top_k,
                 "frequency_penalty": served.settings.frequency_penalty,
+                "repetition_penalty": served.settings.repetition_penalty,
             },
             "served_model_name": [f"{served.name}-base" if served.adapter else served.name],
             "disable_log_stats": False,  # they are what /metrics shows
@@ -106,7 +128,9 @@ async def openai_app(served: Served, grace: int) -> AsyncIterator[OpenAIApp]:
             except Exception as error:  # vLLM has no errors of its own
                 reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
                 raise RunError(f"{served.model}: {engine_version()}: {reason[0]}") from error
-            yield OpenAIApp(client, app, served)
+            openai = OpenAIApp(client, app, served)
+            await openai.check_adapter(served.probe_ids)
+            yield openai
 
 
 @asynccontextmanager

@@ -23,16 +23,16 @@ from prometheus_client import Counter
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
+from sumzero.adapter import open_adapter
 from sumzero.config import RunConfig
-from sumzero.contract import Contract, open_contract
+from sumzero.contract import Contract, check_stop_ids, open_contract
 from sumzero.errors import ConfigError, RunError
 from sumzero.infer.gate import Gate, error_body
 from sumzero.infer.openai_app import OpenAIApp, Served, openai_app
 from sumzero.infer.summarize import Refused, Summarizer
-from sumzero.loading import local_folder
 from sumzero.log import logger
 from sumzero.prompt import PromptRenderer
-from sumzero.runfolder import RunFolder, read_json
+from sumzero.runfolder import RunFolder
 
 KEY = "SUMZERO_API_KEY"
 GRACE = 60  # seconds that requests at work have to end
@@ -59,6 +59,8 @@ def serve(config: RunConfig, listen: Listen, *, adapter: bool = False) -> int:
     With `adapter`, or where there is no export, its adapters on their base. Raises ConfigError or
     RunError for what the user can mend.
     """
+    if config.generate.beams > 1:
+        raise ConfigError("generate.beams: the server has no beam search; set generate.beams=1")
     key = os.environ.pop(KEY, "").strip() or None  # no process below needs it
     os.environ.pop("VLLM_API_KEY", None)  # would be asked for as well, on some routes
     if key is None and not _is_loopback(listen):
@@ -201,8 +203,8 @@ def _served(config: RunConfig, adapter: bool) -> tuple[Served, Contract, PromptR
     contract, renderer = open_contract(where)
     model = where
     if alone:
-        about = read_json(where / "adapter_config.json", "sumzero export --adapter")
-        model = local_folder(str(about["base_model_name_or_path"]), config.model.revision)
+        model = open_adapter(where, config.model.revision)
+        check_stop_ids(model, contract.stop_ids)
     served = Served(
         config.name,
         model,
@@ -211,6 +213,7 @@ def _served(config: RunConfig, adapter: bool) -> tuple[Served, Contract, PromptR
         contract.max_length,
         contract.stop_ids,
         config.seed,
+        contract.probes[0]["ids"][: contract.max_length - 1],
     )
     return served, contract, renderer
 

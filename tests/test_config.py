@@ -59,8 +59,15 @@ save_every = 3
 log_every = 1
 [generate]
 max_new_tokens = 5
+min_new_tokens = 2
 temperature = 0.7
 top_p = 0.5
+top_k = 50
+repetition_penalty = 1.2
+max_repeats = 4
+repeat_tokens = 16
+speculative_tokens = 3
+prefix_caching = false
 dtype = "float16"
 max_in_flight = 1
 tensor_parallel = 2
@@ -233,3 +240,35 @@ def test_settings_cannot_be_changed_afterwards(run_file):
 def test_every_recipe_is_a_whole_run(recipe):
     config = load(recipe)
     assert config.data.train
+
+
+@pytest.mark.parametrize(
+    ("values", "key", "why"),
+    [
+        ({"max_new_tokens": 5, "min_new_tokens": 6}, "min_new_tokens", "is above max_new_tokens"),
+        ({"min_new_tokens": 129}, "min_new_tokens", "is above max_new_tokens = 128"),
+        ({"max_repeats": 1}, "max_repeats", "greater than or equal to 2"),
+        ({"top_p": 0.0}, "top_p", "greater than 0"),
+        ({"temperature": 2.5}, "temperature", "less than or equal to 2"),
+        ({"beams": 5, "temperature": 0.7}, "beams", "without temperature"),
+        ({"beams": 5, "top_p": 0.9, "top_k": 9}, "beams", "without top_p, top_k"),
+        ({"beams": 5, "speculative_tokens": 3}, "beams", "without speculative_tokens"),
+        ({"beams": 2, "max_repeats": 3}, "beams", "without max_repeats"),
+        ({"beams": 2, "repetition_penalty": 1.1}, "beams", "without repetition_penalty"),
+        ({"beams": 2, "frequency_penalty": 1.0}, "beams", "without frequency_penalty"),
+        ({"length_penalty": 2.0}, "length_penalty", "no effect without beams"),
+        ({"early_stopping": True}, "early_stopping", "no effect without beams"),
+    ],
+)
+def test_decoding_settings_that_contradict_each_other_are_refused(values, key, why):
+    with pytest.raises(ConfigError) as caught:
+        check({"name": "run", "generate": values}, "run.toml")
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"run.toml: generate.{key}: ")
+    assert why in problem
+
+
+def test_a_beam_search_may_have_limits_and_a_length_penalty():
+    values = {"beams": 5, "length_penalty": 2.0, "early_stopping": True, "min_new_tokens": 9}
+    made = check({"name": "run", "generate": values}, "run.toml").generate
+    assert (made.beams, made.length_penalty, made.early_stopping) == (5, 2.0, True)

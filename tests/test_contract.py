@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from tokenizers import normalizers
 
 from sumzero.config import Data, Generate, Source
 from sumzero.contract import FILE, VERSION, make_contract, open_contract, write_contract
@@ -186,6 +187,25 @@ def test_a_changed_chat_template_is_named(export):
     assert "run `sumzero export` again" in message
 
 
+def test_the_first_token_of_a_probe_that_differs_is_told(export):
+    tokenizer = load_tokenizer(str(export))
+    head = PromptRenderer(tokenizer).head_ids
+    tokenizer.chat_template = "Hello. " + tokenizer.chat_template
+    tokenizer.save_pretrained(export)
+    was = f"{head[0]} ({tokenizer.convert_ids_to_tokens(head[0])})"
+    told = rf"Probe 1 differs from token 1 on: \d+ \(.+\) in place of {re.escape(was)}\."
+    assert re.search(told, refusal(export))
+
+
+def test_another_normalizer_is_named_and_what_it_changes(export):
+    tokenizer = load_tokenizer(str(export))
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.save_pretrained(export)
+    message = refusal(export)
+    assert "differs: tokenizer_digest, probes." in message
+    assert re.search(r"Probe 1 differs from token \d+ on: \d+ \(", message)
+
+
 def test_an_added_token_is_named_even_where_no_probe_meets_it(export):
     tokenizer = load_tokenizer(str(export))
     assert tokenizer.add_tokens(["<new>"], special_tokens=True) == 1
@@ -198,6 +218,24 @@ def test_another_end_token_is_named(export):
     tokenizer.eos_token = "<|endoftext|>"
     tokenizer.save_pretrained(export)
     assert "stop_ids" in refusal(export)
+
+
+@pytest.mark.parametrize("unknown", [10**6, -1, "9"])
+def test_a_stop_id_that_is_not_in_the_vocabulary_is_named(export, unknown):
+    held = json.loads((export / FILE).read_text(encoding="utf-8"))["stop_ids"]
+    change(export, stop_ids=[*held, unknown])
+    assert f"stop id {unknown} is not in the tokenizer's vocabulary" in refusal(export)
+
+
+@pytest.mark.parametrize("key", ["vocab_size", "text_config"])
+def test_a_model_that_cannot_generate_the_stop_ids_is_refused(export, key):
+    stop = max(open_contract(export)[0].stop_ids)
+    for size in (stop + 1, stop):
+        about = {"text_config": {"vocab_size": size}} if key == "text_config" else {key: size}
+        (export / "config.json").write_text(json.dumps(about))
+        if size > stop:
+            open_contract(export)
+    assert f"stop id {stop} is not in the model's vocabulary of {stop}" in refusal(export)
 
 
 def test_a_changed_instruction_is_named_by_the_probes_it_does_not_give(export):

@@ -23,10 +23,11 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
+from sumzero.adapter import ABOUT, BASE_DIGEST
 from sumzero.config import RunConfig
 from sumzero.contract import make_contract, write_contract
 from sumzero.errors import ConfigError, RunError
-from sumzero.loading import load_tokenizer
+from sumzero.loading import load_tokenizer, local_folder
 from sumzero.log import logger
 from sumzero.prompt import PromptRenderer
 from sumzero.runfile import as_dict
@@ -40,9 +41,9 @@ from sumzero.train.saved_form import SavedForm, saved_names
 from sumzero.train.shard_writer import LIMIT, ShardWriter, as_bytes, write_safetensors
 from sumzero.train.weights import sources, weight_files
 from sumzero.train.zero_shards import ZeroShards
+from sumzero.weights_digest import weights_digest
 
 Form = Literal["merge", "adapter"]
-ABOUT = "export.json"  # what a folder was made of; nothing is loaded by it
 
 
 def export(
@@ -105,6 +106,8 @@ def export(
             "base": str(Path(path).resolve()) if Path(path).is_dir() else path,
             "revision": revision,
         }
+        if form == "adapter":
+            about[BASE_DIGEST] = weights_digest(local_folder(path, revision))
         write_json(partial / ABOUT, about)
         if check:
             check(partial)

@@ -7,23 +7,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
-    ConfigDict,
     Field,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic.dataclasses import dataclass
 
-_SETTINGS = ConfigDict(
-    extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-)
-
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+from sumzero.setting import SETTINGS, Count, Positive, Share
+from sumzero.train_settings import Lora as Lora
+from sumzero.train_settings import Train as Train
 
 
-@dataclass(frozen=True, kw_only=True, config=_SETTINGS)
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
 class Scratch:
     """The model made when `model.path = "scratch"`: Qwen3 architecture, random weights.
 
@@ -46,7 +42,7 @@ class Scratch:
         return self
 
 
-@dataclass(frozen=True, kw_only=True, config=_SETTINGS)
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
 class Model:
     """The causal language model to fine-tune."""
 
@@ -64,7 +60,7 @@ class Model:
     scratch: Scratch = Scratch()
 
 
-@dataclass(frozen=True, kw_only=True, config=_SETTINGS)
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
 class Source:
     """Where records come from, what is asked of them, and the names of their columns.
 
@@ -122,7 +118,7 @@ def _listed(value: Any) -> Any:
 Sources = Annotated[tuple[Source, ...], BeforeValidator(_listed), Field(strict=False)]
 
 
-@dataclass(frozen=True, kw_only=True, config=_SETTINGS)
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
 class Data:
     """What is learnt from, and how it is laid out."""
 
@@ -154,88 +150,19 @@ class Data:
         return self
 
 
-@dataclass(frozen=True, kw_only=True, config=_SETTINGS)
-class Lora:
-    """Low-rank adapters (peft) in place of full fine-tuning; the base model stays as it is."""
-
-    rank: Count = 16
-    alpha: Positive = 32.0
-    """Scale of the adapters: their output counts alpha / rank times."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    targets: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = ("all-linear",)
-    """Names of the modules that get an adapter; "all-linear" is every linear layer but the head."""
-    rslora: bool = False
-    """Scales by alpha / sqrt(rank) instead (arXiv 2312.03732)."""
-    base: Literal["whole", "4bit"] = "whole"
-    """"4bit" holds the base in NF4 (bitsandbytes); every rank then holds all of it."""
+_NOT_WITH_BEAMS = {
+    "temperature": 0.0,
+    "top_p": 1.0,
+    "top_k": 0,
+    "frequency_penalty": 0.0,
+    "repetition_penalty": 1.0,
+    "max_repeats": None,
+    "speculative_tokens": None,
+}
+_WITHOUT_BEAMS = {"length_penalty": 1.0, "early_stopping": False}
 
 
-@dataclass(frozen=True, kw_only=True, config=_SETTINGS)
-class Train:
-    """The optimization."""
-
-    lora: Lora | None = None
-    """Trains low-rank adapters where there is a section [train.lora]."""
-
-    deepspeed: str = "zero3"
-    """A preset of ds_configs/ by name, or the path of a DeepSpeed JSON file."""
-    bins_per_step: Count = 32
-    """Packed bins of one optimizer step, over all ranks: the global batch."""
-    balance_width: Count | None = None
-    """Bins of near-equal attention cost that a step takes together; docs/data.md has the curve.
-    Default: an eighth of `bins_per_step`."""
-    loss_weight: Literal["token", "target"] = "token"
-    """What counts the same in the loss: every supervised token, or every target."""
-    epochs: Positive = 3.0
-    max_steps: Count | None = None
-    """Ends the run earlier; the schedule ends with it."""
-    lr: Positive = 1e-5
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup: Share = 0.03
-    """Share of the steps over which the learning rate rises from 0."""
-    warmup_steps: int | None = Field(default=None, ge=0)
-    """The same in steps, in place of the share."""
-    min_lr: Share = 0.1
-    """Where cosine and linear end, as a share of `lr`."""
-    weight_decay: NotNegative = 0.0
-    betas: Annotated[tuple[Share, Share], Field(strict=False)] = (0.9, 0.95)
-    clip: Positive = 1.0
-    """Limit of the gradient's norm."""
-    gradient_checkpointing: bool = False
-    sequence_parallel: Count = 1
-    """Ranks that share a bin, each with a part of its tokens (DeepSpeed-Ulysses), for bins too long
-    for one device."""
-    save_every: Count | None = None
-    """Steps between checkpoints; one is always saved at the end."""
-    save_minutes: Positive | None = None
-    """Minutes between checkpoints."""
-    save_async: bool = False
-    """Writes checkpoints while the next steps run."""
-    keep_last: Count = 2
-    """How many of the newest checkpoints are kept, besides the best."""
-    keep_every: Count | None = None
-    """Checkpoints at multiples of this many steps are kept for good."""
-    eval_every: Count | None = None
-    """Steps between evaluations of `data.validation`; one is always made at the end."""
-    early_stop: Count | None = None
-    """Ends the run after this many evaluations in a row that were no better than the best."""
-    max_skipped: Count = 10
-    """Steps in a row that may be skipped because a loss or gradient is not finite."""
-    spike: Positive = 6.0
-    """Standard deviations above the recent losses from which a step is logged as a spike."""
-    max_minutes: Positive | None = None
-    """Saves and ends in time with the exit code of a preempted run, to be started again."""
-    stall_minutes: Positive = 30.0
-    """Ends the run where no step was made for so long."""
-    log_every: Count = 10
-    wandb: str | None = None
-    """A project of Weights & Biases to log to; its key is taken from the environment."""
-    peak_tflops: Positive | None = None
-    """Of one device in the model's dtype, for the model FLOP/s utilisation (MFU); default: what is
-    published for the device."""
-
-
-@dataclass(frozen=True, kw_only=True, config=_SETTINGS)
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
 class Generate:
     """How summaries are generated by vLLM. Nothing is inherited from the model's own defaults."""
 
@@ -244,11 +171,35 @@ class Generate:
     sentences: Count | None = None
     """Asks for this many sentences, of a model trained with `data.length_control`."""
     max_new_tokens: Count = 128
-    temperature: NotNegative = 0.0
+    min_new_tokens: Annotated[int, Field(ge=0)] = 0
+    """No stop token comes before as many."""
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
     """0 is greedy."""
-    top_p: Share = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """Samples from the likeliest so many; 0 is all."""
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     """Lowers a token's logit by this for each time it was generated already."""
+    repetition_penalty: Positive = 1.0
+    """Divides positive logits by this, and multiplies negative ones, of tokens that were generated
+    or stand in the prompt (arXiv 1909.05858): above 1 the document is copied less."""
+    max_repeats: Annotated[int, Field(ge=2)] | None = None
+    """Ends a summary whose last tokens, up to `repeat_tokens` of them, have come so many times in a
+    row; its finish reason is "repetition"."""
+    repeat_tokens: Count = 32
+    speculative_tokens: Count | None = None
+    """Guesses up to so many tokens ahead, as they followed the last ones earlier in prompt or
+    summary (n-gram speculation): for summaries that copy."""
+    prefix_caching: bool = True
+    """Computes once what prompts begin with alike, as questions on one document do."""
+    beams: Count = 1
+    """Width of a beam search as transformers does it (docs/decoding.md); 1 is none."""
+    length_penalty: float = 1.0
+    """A beam's score is its log-probability by its length to this power: above 0 favours long
+    summaries."""
+    early_stopping: bool = False
+    """Ends a beam search once as many summaries are done as there are beams, though others could
+    still be better."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_in_flight: Count = 256
     """Requests that are in the engine at once; rows are written as they finish."""
@@ -260,8 +211,34 @@ class Generate:
     enforce_eager: bool | None = None
     """Skips compilation and graph capture: a faster start, a slower run. Default: on CPU only."""
 
+    @field_validator("min_new_tokens")
+    @classmethod
+    def _min_below_max(cls, value: int, info: ValidationInfo) -> int:
+        most = info.data.get("max_new_tokens", value)
+        if value > most:
+            raise ValueError(f"is above max_new_tokens = {most}")
+        return value
 
-@dataclass(frozen=True, kw_only=True, config=_SETTINGS)
+    @field_validator("beams")
+    @classmethod
+    def _beams_alone(cls, value: int, info: ValidationInfo) -> int:
+        given = {key: info.data.get(key, neutral) for key, neutral in _NOT_WITH_BEAMS.items()}
+        others = [key for key, neutral in _NOT_WITH_BEAMS.items() if given[key] != neutral]
+        if value > 1 and others:
+            raise ValueError(
+                f"beam search takes tokens by their plain probability, without {', '.join(others)}"
+            )
+        return value
+
+    @field_validator("length_penalty", "early_stopping")
+    @classmethod
+    def _with_beams(cls, value: Any, info: ValidationInfo) -> Any:
+        if info.data.get("beams", 2) == 1 and value != _WITHOUT_BEAMS[info.field_name or ""]:
+            raise ValueError("has no effect without beams; set generate.beams, 5 for example")
+        return value
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
 class Score:
     """How summaries are scored."""
 
@@ -269,7 +246,7 @@ class Score:
     """Resamples of the 95% intervals."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_SETTINGS)
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
 class RunConfig:
     """A whole run."""
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -109,13 +110,17 @@ def write_contract(folder: Path, contract: Contract) -> None:
 def open_contract(folder: Path) -> tuple[Contract, PromptRenderer]:
     """Reads an export's contract, renders its probes with the export's tokenizer, compares.
 
-    Raises RunError where the file is missing or damaged, its version is another one, or what is
-    rendered here differs from what was promised; the message names what differs.
+    Raises RunError where the file is missing or damaged, its version is another one, a stop id is
+    none of the tokenizer's or the model's, or what is rendered here differs from what was promised;
+    the message names what differs.
     """
     values = read_json(folder / FILE, "sumzero export")
     version = values.get("version") if isinstance(values, dict) else None
     if version != VERSION:
-        raise RunError(f"{folder / FILE}: version {version}, this sumzero reads {VERSION}")
+        raise RunError(
+            f"{folder / FILE}: version {version}, this sumzero reads {VERSION}; run `sumzero "
+            "export` again, with the sumzero that generates"
+        )
     try:
         contract = Contract(**values)
         data = Data(**{key: values[key] for key in _SETTINGS})
@@ -133,15 +138,62 @@ def open_contract(folder: Path) -> tuple[Contract, PromptRenderer]:
         reason = str(error).splitlines()[0]
         raise RunError(f"{folder / FILE}: damaged: {reason}; run `sumzero export` again") from None
     renderer = PromptRenderer(load_tokenizer(str(folder)), data.truncation)
+    if isinstance(contract.stop_ids, list):
+        _check_known(folder, contract.stop_ids, renderer)
     found = _contract(renderer, data, sets)
     have, promised = asdict(found), {**asdict(contract), "instructions": list(map(asdict, sets))}
     names = [name for name in have if have[name] != promised[name]]
     if names:
         raise RunError(
             f"{folder}: the tokenizer or template is not the one trained with; differs: "
-            f"{', '.join(names)}. Restore the exported files or run `sumzero export` again"
+            f"{', '.join(names)}. {_told(renderer, found.probes, contract.probes)}"
+            "Restore the exported files or run `sumzero export` again"
         )
+    if (folder / "config.json").is_file():  # adapters have none
+        check_stop_ids(folder, found.stop_ids)
     return found, renderer
+
+
+def check_stop_ids(model: Path, stop_ids: Sequence[int]) -> None:
+    """Raises RunError where a model's folder says that it cannot generate one of these."""
+    about = read_json(model / "config.json", "sumzero export")
+    size = about.get("vocab_size") or about.get("text_config", {}).get("vocab_size")
+    beyond = [id_ for id_ in stop_ids if size is not None and id_ >= size]
+    if beyond:
+        raise RunError(
+            f"{model}: stop id {beyond[0]} is not in the model's vocabulary of {size}: the model "
+            "and the tokenizer are not of one export"
+        )
+
+
+def _check_known(folder: Path, stop_ids: list[Any], renderer: PromptRenderer) -> None:
+    known = set(renderer.tokenizer.get_vocab().values())
+    for id_ in stop_ids:
+        if id_ not in known:
+            raise RunError(
+                f"{folder}: stop id {id_} is not in the tokenizer's vocabulary; restore the "
+                "exported files or run `sumzero export` again"
+            )
+
+
+def _told(renderer: PromptRenderer, found: list[dict[str, Any]], promised: Any) -> str:
+    """A sentence on the first token that differs, of the first probe that does; or nothing."""
+    if not isinstance(promised, list) or len(promised) != len(found):
+        return ""
+    for number, (ours, theirs) in enumerate(zip(found, promised, strict=True)):
+        have, want = ours["ids"], theirs.get("ids") if isinstance(theirs, dict) else None
+        if have == want or not isinstance(want, list):
+            continue
+        pairs = enumerate(zip_longest(have, want))
+        at, pair = next((at, pair) for at, pair in pairs if pair[0] != pair[1])
+        here, there = (_read(renderer, id_) for id_ in pair)
+        return f"Probe {number + 1} differs from token {at + 1} on: {here} in place of {there}. "
+    return ""
+
+
+def _read(renderer: PromptRenderer, id_: int | None) -> str:
+    """A token for a reader; the end where there is none."""
+    return "its end" if id_ is None else f"{id_} ({renderer.tokenizer.convert_ids_to_tokens(id_)})"
 
 
 def _contract(renderer: PromptRenderer, data: Data, sets: Sequence[InstructionSet]) -> Contract:

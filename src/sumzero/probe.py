@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import sys
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -24,7 +23,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from sumzero import log
-from sumzero.config import RunConfig
+from sumzero.config import Generate, RunConfig
 from sumzero.contract import FILE
 from sumzero.errors import RunError, guarded
 from sumzero.loading import local_folder
@@ -174,14 +173,15 @@ def _of_vllm(
 ) -> list[int]:
     from sumzero.infer.engine import Engine, Request
 
-    settings = replace(
-        config.generate,
+    ours = config.generate
+    settings = Generate(  # greedy, whatever the run asks for; the device's as the run has them
         dtype=cast(Literal["float32", "bfloat16", "float16"], dtype),
         max_new_tokens=count,
-        temperature=0.0,
-        top_p=1.0,
-        frequency_penalty=0.0,
         max_in_flight=1,
+        tensor_parallel=ours.tensor_parallel,
+        gpu_memory_utilization=ours.gpu_memory_utilization,
+        cpu_kv_cache_gib=ours.cpu_kv_cache_gib,
+        enforce_eager=ours.enforce_eager,
     )
     adapter = folder if (folder / _ADAPTER).is_file() else None
     model = base_folder(folder, config) if adapter else folder

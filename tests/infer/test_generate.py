@@ -3,11 +3,11 @@ import json
 import pytest
 
 from sumzero.errors import ConfigError, DataError, RunError
-from sumzero.infer.fingerprint import weights_digest
 from sumzero.infer.generate import generate
 from sumzero.infer.generation import finished_generations
 from sumzero.runfile import load
 from sumzero.runfolder import RunFolder
+from sumzero.weights_digest import weights_digest
 
 RECORDS = [
     {"id": "a", "document": "First sentence. Second sentence.", "target": "One."},

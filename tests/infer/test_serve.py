@@ -243,6 +243,8 @@ def test_what_cannot_be_served_is_told_before_vllm_starts(run, server, tmp_path,
     assert "adapter is missing; run `sumzero export --adapter" in capfd.readouterr().err
     assert main(["serve", str(run), "--port", str(server.port)]) == 2
     assert f"127.0.0.1:{server.port}: Address already in use" in capfd.readouterr().err
+    assert main(["serve", str(run), "generate.beams=5"]) == 2
+    assert "generate.beams: the server has no beam search" in capfd.readouterr().err
     assert main(["serve", str(run), "generate.max_new_tokens=250"]) == 2
     err = capfd.readouterr().err
     assert "leaves no room for a document" in err

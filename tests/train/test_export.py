@@ -1,6 +1,7 @@
 """What is exported is what was trained, from every layout of a checkpoint."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from sumzero.cli import main
 from sumzero.contract import open_contract
 from sumzero.train.adapters import scale
 from sumzero.train.export import export
+from sumzero.weights_digest import weights_digest
 
 from .run_cases import CASES
 
@@ -135,6 +137,11 @@ def test_a_folder_says_what_it_was_made_of(case, name, form, dtype, told):
         "dtype": dtype or one.config.model.dtype,
         "base": one.config.model.path,
         "revision": None,
+        **(
+            {"base_digest": weights_digest(Path(one.config.model.path))}
+            if form == "adapter"
+            else {}
+        ),
     }
     open_contract(made)  # which it is no part of
 
