@@ -44,6 +44,13 @@ class Shape:
         """Training processes in all."""
         return self.nodes * self.ranks_per_node
 
+    def __str__(self) -> str:
+        gpus = f"{self.gpus_per_node} GPUs" if self.gpus_per_node else "no GPU"
+        return (
+            f"{self.nodes} nodes with {self.ranks_per_node} ranks and {gpus} each; "
+            f"{self.shards} tasks generate"
+        )
+
 
 def _newest(folder: RunFolder) -> str | None:
     """The newest checkpoint; torch, which takes seconds to load, only where there are any."""

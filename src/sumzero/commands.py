@@ -189,7 +189,7 @@ def submit(options: argparse.Namespace) -> int:
         print("\n".join(lines) or "nothing: all is done, or in the queue")
     else:
         done = submit(config, steps, options.sbatch, again=options.again)
-        print(table(done, RunFolder.of(config)))
+        print(f"{table(done, RunFolder.of(config))}\n{shape}")
     return 0
 
 
