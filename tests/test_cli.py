@@ -140,12 +140,12 @@ def test_rejected_rows_are_listed_and_the_rest_is_kept(run_file, capsys):
     assert all(row["reason"] for row in rows)
 
 
-@pytest.mark.parametrize("number", ["0", "-1"])
+@pytest.mark.parametrize("number", ["0", "-1", "x", "1.5"])
 def test_a_number_of_processes_is_positive(run_file, capsys, number):
     with pytest.raises(SystemExit) as ended:
         main(["prepare", str(run_file), "--processes", number])
     assert ended.value.code == 2
-    assert f"--processes: must be at least 1, got {number}" in capsys.readouterr().err
+    assert f"--processes: must be a whole number from 1, got {number!r}" in capsys.readouterr().err
 
 
 def test_plan_shows_every_preset_without_a_gpu(run_file, capsys):
