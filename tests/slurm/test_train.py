@@ -1,6 +1,7 @@
 """slurm/train.sbatch on a real cluster: it ends well, in time, and goes on after every stop."""
 
 import os
+import re
 import signal
 import time
 from contextlib import suppress
@@ -94,7 +95,8 @@ def test_a_job_that_is_preempted_saves_goes_back_into_the_queue_and_on(cluster, 
     cluster.wait(urgent, {"COMPLETED"}, timeout=90)
     cluster.wait(job, {"COMPLETED"}, restarts=1, timeout=180)
     assert len(events(run, "preempted")) == 1
-    assert "it was preempted, and saved; it goes back into the queue" in runs.log(job)
+    # Put back by our script, or by Slurm where the time of grace is over first.
+    assert re.search("it goes back into the queue|DUE TO PREEMPTION", runs.log(job))
     assert_as_whole(run, whole[0])
 
 
