@@ -118,7 +118,7 @@ def resolve(folder: Path, name: str | None = None) -> str:
     """
     there = whole(folder)
     paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    links = [path.name for path in paths if path.is_symlink()]
+    links = [path.name for path in paths if path.is_symlink() and path.name not in there]
     meant = there[-1] if name is None and there else name
     if name in links:
         meant = (folder / name).readlink().name
