@@ -41,10 +41,6 @@ class Job:
     submitted: float
     id: str | None = None
 
-    def log_name(self, id_: str) -> str:
-        """The name of its logs, in sbatch's words where `id_` is."""
-        return f"{self.step}-{id_}.log"
-
 
 @dataclass(frozen=True)
 class Standing:
@@ -111,6 +107,11 @@ def latest(folder: RunFolder, queue: dict[str, slurm.Tasks]) -> dict[str, Standi
     return {job.step: _standing(folder, job, queue, ended) for job in in_order}
 
 
+def log_name(step: str, id_: str) -> str:
+    """The name of a step's log, in sbatch's words where `id_` is."""
+    return f"{step}-{id_}.log"
+
+
 def logs(folder: RunFolder) -> Path:
     """The folder of the jobs' logs."""
     return folder.root / "logs"
@@ -139,7 +140,7 @@ def _standing(
 
 
 def _log(folder: RunFolder, job: Job, index: int | None) -> Path:
-    return logs(folder) / job.log_name(str(job.id) if index is None else f"{job.id}_{index}")
+    return logs(folder) / log_name(job.step, str(job.id) if index is None else f"{job.id}_{index}")
 
 
 def _by_log(log: Path) -> tuple[str, str]:

@@ -53,7 +53,7 @@ def arguments(
         raise ConfigError(
             f"runs: {where!r}: Slurm cannot write logs in a folder with \\ in its name"
         )
-    log = f"{step.name}-{'%A_%a' if step.tasks else '%j'}.log"
+    log = jobs.log_name(step.name, "%A_%a" if step.tasks else "%j")
     dependency = (f"--dependency={after}", "--kill-on-invalid-dep=yes") if after else ()
     return [
         f"--job-name={folder.root.name}-{step.name}",

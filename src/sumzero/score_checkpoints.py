@@ -126,6 +126,7 @@ def _trains(folder: RunFolder) -> bool:
     if not any(job.step == "train" for job in jobs.read(folder)):
         return state in ("not started", "preempted")
     try:
-        return jobs.latest(folder, slurm.queued())["train"].is_active
+        train = jobs.latest(folder, slurm.queued()).get("train")
     except RunError:  # no answer is none: look again
         return True
+    return train is None or train.is_active  # None: its number is still to come
