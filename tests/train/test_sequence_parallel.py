@@ -200,9 +200,11 @@ def test_a_run_on_two_ranks_that_share_bins_learns_what_one_rank_learns(run_file
 def test_ranks_that_cannot_be_grouped_are_refused_before_anything_starts(run_file):
     config = load(run_file, ["name=refused", "train.sequence_parallel=2"])
     prepare(config)
+    root = RunFolder.of(config).root
+    before = sorted(root.rglob("*"))
     with pytest.raises(ConfigError, match=r"_parallel = 2 must divide the 3 ranks.*here: 1$"):
         train(config, Ranks(0, 3))
-    assert not torch.distributed.is_initialized()
+    assert sorted(root.rglob("*")) == before  # no lock, no event
 
 
 @pytest.fixture
