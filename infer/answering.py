@@ -10,9 +10,11 @@ from sumzero.config import RunConfig, Source
 from sumzero.contract import Contract, open_contract
 from sumzero.infer.engine import Engine, Request, engine_version
 from sumzero.infer.fingerprint import input_digest
+from sumzero.infer.forest import IN_PARTS, mark_of
 from sumzero.infer.inputs import Inputs
+from sumzero.infer.long_answers import LongAnswers
 from sumzero.infer.questions import asking, check_room, question_ids
-from sumzero.infer.rows import Row
+from sumzero.infer.rows import Nodes, Row, answer_row, prompt_facts
 from sumzero.loading import local_folder
 from sumzero.log import progress
 from sumzero.prompt import PromptRenderer
@@ -24,12 +26,16 @@ from sumzero.weights_digest import weights_digest
 
 @dataclass(frozen=True)
 class Model:
-    """What generates: a folder, the contract it generates under, and what it is asked."""
+    """What generates: a folder, the contract it generates under, and what it is asked.
+
+    `mark` is that of `forest.mark_of`, for its records' ids.
+    """
 
     folder: Path
     contract: Contract
     renderer: PromptRenderer
     asked: Callable[[Record, Source], str]
+    mark: str = "#"
 
 
 def open_model(config: RunConfig, system: str, inputs: Inputs) -> tuple[Model, dict[str, Any]]:
@@ -63,7 +69,8 @@ def open_model(config: RunConfig, system: str, inputs: Inputs) -> tuple[Model, d
         "asked": sorted(texts),
         "input": digest,
     }
-    return Model(path, contract, renderer, asked), made_by
+    mark = mark_of(inputs.all_ids()) if config.generate.long in IN_PARTS else "#"
+    return Model(path, contract, renderer, asked, mark), made_by
 
 
 def start_engine(model: Model, config: RunConfig) -> tuple[Engine, float]:
@@ -81,8 +88,17 @@ def answers(
     records: Iterator[tuple[Record, Source]],
     config: RunConfig,
     model: Model,
+    nodes: Nodes,
 ) -> Iterator[Row]:
-    """A row for each record, as they finish; one whose prompt does not fit has its error."""
+    """A row for each record, as they finish; one whose prompt does not fit has its error.
+
+    By "map_reduce" and "refine" there are rows of the other prompts of a document too, which have
+    `of`, the record's id; `nodes` are those that were made before.
+    """
+    if config.generate.long in IN_PARTS:
+        trees = LongAnswers(model, config.generate, nodes)
+        yield from trees.rows(engine, records, config.seed)
+        return
     contract, renderer = model.contract, model.renderer
     facts: dict[str, Row] = {}
     unfit: list[Row] = []
@@ -94,29 +110,19 @@ def answers(
             asked_ids = question_ids(renderer, text, record.instruction)
             limit = contract.prompt_limit(config.generate.max_new_tokens)
             prompt = renderer.prompt(document, limit, asked_ids)
-            if prompt is None:
+            # `check_fit` does not look at one with fewer bytes than there is room for tokens.
+            uncut = config.generate.long is None
+            if prompt is None or (uncut and prompt.document_kept < len(document)):
                 reason = f"the prompt does not fit: {len(document)} document tokens"
                 unfit.append({"id": record.id, "error": reason, **record.beside()})
                 continue
-            facts[record.id] = {
-                "document_tokens": prompt.document_tokens,
-                "document_kept": prompt.document_kept,
-                "prompt_tokens": len(prompt.ids),
-                "truncated": prompt.document_kept < prompt.document_tokens,
-                "truncation": renderer.truncation.rule,
-                **record.beside(),
-            }
+            facts[record.id] = prompt_facts(
+                record, len(document), prompt.document_kept, len(prompt.ids), contract.truncation
+            )
             yield Request(record.id, prompt.ids)
 
     for done in engine.generate(requests(), contract.stop_ids, config.seed):
-        yield {
-            "id": done.id,
-            "text": done.text.strip(),
-            **facts.pop(done.id),
-            "output_tokens": done.output_tokens,
-            "finish_reason": done.finish_reason,
-            "seconds": round(done.seconds, 4),
-        }
+        yield answer_row(done, facts.pop(done.id))
         yield from unfit
         unfit.clear()
     yield from unfit

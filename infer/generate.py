@@ -22,6 +22,7 @@ from sumzero.errors import ConfigError, RunError
 from sumzero.infer.echo import VERSION as ECHO
 from sumzero.infer.echo import Echo, EchoRequest, count_tokens
 from sumzero.infer.fingerprint import fingerprint
+from sumzero.infer.fit import check_fit
 from sumzero.infer.generation import Generation, found, merge
 from sumzero.infer.inputs import Inputs, open_inputs
 from sumzero.infer.rows import Row, there
@@ -125,6 +126,8 @@ def _job(config: RunConfig, system: str, input_file: str | None) -> _Job:
         made_by["split"] = "input"
         about["input_file"] = input_file
     where = folder.generations / fingerprint(made_by)
+    if model and not where.is_dir():  # else it was begun, and so checked
+        check_fit(model, inputs, config.generate)
     return _Job(config, system, inputs, model, made_by, about, where)
 
 
@@ -140,7 +143,8 @@ def _make(job: _Job, shard: Shard) -> None:
     config, inputs, file = job.config, job.inputs, shard.file(job.where)
     with shard.held(job.where):
         mine = shard.of(inputs.sizes, inputs.document_hashes, config.generate.max_new_tokens)
-        todo = mine[~there(job.where, inputs).has[mine]]
+        rows_there = there(job.where, inputs)
+        todo = mine[~rows_there.has[mine]]
         if len(todo) < len(mine):
             kept = len(mine) - len(todo)
             logger.info("%s: %d rows are there, %d to go", file, kept, len(todo))
@@ -155,7 +159,7 @@ def _make(job: _Job, shard: Shard) -> None:
             from sumzero.infer.answering import answers, start_engine
 
             engine, started = start_engine(job.model, config)
-            rows = answers(engine, inputs.of(todo), config, job.model)
+            rows = answers(engine, inputs.of(todo), config, job.model, rows_there.nodes)
         append(file, progress(rows, f"generating: {job.system}", total=len(todo), unit=" rows"))
         for timing in job.where.glob("shard-*.timing.json"):
             if not timing.name.endswith(f"-of-{shard.count:05d}.timing.json"):
