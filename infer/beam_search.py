@@ -99,10 +99,10 @@ def search(
 ) -> Iterator[tuple[str, tuple[int, ...], float]]:
     """Searches for prompts, given as id and token ids; yields id, best new tokens and seconds.
 
-    They come as they finish, in any order. `prompts` is read as room allows, also after it has
-    ended: `most` are at work at once, and none waits for another. `ask` is given a name and the ids
-    of a text whose next token is wanted. `answers` is called again and again for names and the
-    log-probabilities of the `wanted` likeliest next tokens, as many as there are by then.
+    They come as they finish, in any order. `prompts` is read as room allows: `most` are at work at
+    once, and none waits for another. `ask` is given a name and the ids of a text whose next token
+    is wanted. `answers` is called again and again for names and the log-probabilities of the
+    `wanted` likeliest next tokens, as many as there are by then.
     """
     waiting = iter(prompts)
     asked: dict[str, tuple[_Work, int]] = {}
@@ -116,14 +116,16 @@ def search(
             asked[name] = work, index
             ask(name, [*work.prompt_ids, *beam.token_ids])
 
-    at_work = 0
-    while True:
-        while at_work < most and (prompt := next(waiting, None)):
+    at_work, more = 0, True
+    while more or at_work:
+        while more and at_work < most:
+            prompt = next(waiting, None)
+            if prompt is None:
+                more = False
+                break
             ask_all(_Work(*prompt, BeamSearch(settings, stop_ids)))
             at_work += 1
-        if not at_work:
-            return
-        for name, log_probs in answers():
+        for name, log_probs in answers() if at_work else ():
             work, index = asked.pop(name)
             work.found[index] = log_probs
             work.missing -= 1

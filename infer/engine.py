@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from itertools import chain
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +214,6 @@ class Engine:
     ) -> Iterator[Completion]:
         """Yields completions as they finish, in any order; `requests` is read as room allows.
 
-        It is read while something is in flight, also after it has ended: more may have come.
         With `ignore_eos` the model's own end of text ends none. With `settings` tokens are chosen
         by those, in place of the engine's own. Raises RunError where adapters change nothing of
         what follows the first request's prompt.
@@ -231,9 +229,13 @@ class Engine:
         how = sampling(settings, stop_ids, seed, ignore_eos=ignore_eos)
         waiting = iter(requests)
         begun: dict[str, float] = {}
-        most = self._settings.max_in_flight
-        while True:
-            while len(begun) < most and (request := next(waiting, None)):
+        more = True
+        while more or begun:
+            while more and len(begun) < self._settings.max_in_flight:
+                request = next(waiting, None)
+                if request is None:
+                    more = False
+                    break
                 begun[request.id] = time.perf_counter()
                 self._engine.add_request(
                     request.id,
@@ -241,9 +243,7 @@ class Engine:
                     how.clone(),
                     lora_request=self._adapter,
                 )
-            if not begun:
-                return
-            for output in self._engine.step():
+            for output in self._engine.step() if begun else ():
                 if output.finished:
                     yield completion(output, time.perf_counter() - begun.pop(output.request_id))
 
@@ -277,7 +277,7 @@ class Engine:
                 if output.finished:
                     yield output.request_id, next_tokens(output)
 
-        prompts = map(attrgetter("id", "prompt_ids"), requests)
+        prompts = ((request.id, request.prompt_ids) for request in requests)
         most = max(1, self._settings.max_in_flight // settings.beams)
         for id_, ids, seconds in search(prompts, settings, stop_ids, most, ask, answers):
             stopped = ids[-1] in stop_ids

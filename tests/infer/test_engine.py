@@ -1,6 +1,5 @@
 """The engine's ways to choose tokens, against transformers' on the same float32 weights."""
 
-from collections import deque
 from itertools import pairwise
 
 import pytest
@@ -153,30 +152,6 @@ def test_what_goes_round_in_circles_is_ended(made):
         if one.finish_reason == "repetition":
             assert _circles(one.token_ids)
         assert not _circles(one.token_ids[:-1])
-
-
-class Waiting(deque):
-    """Requests that are taken out as they are asked for; more may be put in after it was empty."""
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        if not self:
-            raise StopIteration
-        return self.popleft()
-
-
-@pytest.mark.parametrize("beams", [1, 5])
-def test_requests_that_come_in_late_are_answered_too(engine, prompts, made, beams):
-    first, *later = [Request(str(number), ids) for number, ids in enumerate(prompts)]
-    requests, found = Waiting([first]), {}
-    settings = Generate(max_new_tokens=NEW, beams=beams)
-    for done in engine.generate(requests, [], 0, settings=settings):
-        found[done.id] = done.token_ids
-        requests += [later.pop()] if later else []
-    assert list(found) == list("054321")
-    assert [found[str(n)] for n in range(6)] == [one.token_ids for one in made([], beams=beams)]
 
 
 def _circles(ids):
