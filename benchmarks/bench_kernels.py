@@ -1,6 +1,6 @@
 """Each kernel, forward and backward: ours, torch eager, torch.compile and Liger, in one run.
 
-Time (median; on a GPU that of the device alone, the caches emptied before each run), what that is in
+Time (median; on a GPU of the device alone, the caches emptied before each run), what that is in
 bandwidth or operations beside the device's own ceiling (a large copy; a large bfloat16 product),
 peak memory of the loss, and how far outputs and gradients lie from torch eager's.
 """
