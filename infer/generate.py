@@ -13,6 +13,7 @@ with their number.
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,7 +142,7 @@ def _source_of(config: RunConfig, system: str, file: str) -> Source:
 def _make(job: _Job, shard: Shard) -> None:
     """Generates the rows of a shard that are not there, whichever file they would be in."""
     config, inputs, file = job.config, job.inputs, shard.file(job.where)
-    with shard.held(job.where):
+    with shard.held(job.where), ExitStack() as ended:
         mine = shard.of(inputs.sizes, inputs.document_hashes, config.generate.max_new_tokens)
         rows_there = there(job.where, inputs)
         todo = mine[~rows_there.has[mine]]
@@ -156,10 +157,11 @@ def _make(job: _Job, shard: Shard) -> None:
         elif job.system == "echo":
             rows = _echo_rows(inputs.of(todo), config)
         elif len(todo) and job.model is not None:
-            from sumzero.infer.answering import answers, start_engine
+            from sumzero.infer.answering import answers, start_engines
 
-            engine, started = start_engine(job.model, config)
-            rows = answers(engine, inputs.of(todo), config, job.model, rows_there.nodes)
+            engines = ended.enter_context(start_engines(job.model, config, len(todo)))
+            started = engines.seconds_start
+            rows = answers(engines, inputs.of(todo), config, job.model, rows_there.nodes)
         append(file, progress(rows, f"generating: {job.system}", total=len(todo), unit=" rows"))
         for timing in job.where.glob("shard-*.timing.json"):
             if not timing.name.endswith(f"-of-{shard.count:05d}.timing.json"):

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 from sumzero.config import Generate, Source
 from sumzero.infer.chunks import counter
-from sumzero.infer.engine import Engine, Request
+from sumzero.infer.engine import Request
 from sumzero.infer.forest import Forest, Node, Tree, Way
 from sumzero.infer.questions import question_ids
 from sumzero.infer.rows import Nodes, Row, answer_row, prompt_facts
 from sumzero.records import Record
 
 if TYPE_CHECKING:
-    from sumzero.infer.answering import Model
+    from sumzero.infer.answering import Answering, Model
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,24 @@ class LongAnswers:
         self._prompts: dict[str, Row] = {}  # of nodes in the engine: what their rows say of them
 
     def rows(
-        self, engine: Engine, records: Iterator[tuple[Record, Source]], seed: int
+        self, engine: "Answering", records: Iterator[tuple[Record, Source]], seed: int
     ) -> Iterator[Row]:
         """A row for each record as its tree ends, and before it one for each of its other nodes."""
         forest = Forest(self._trees(records), self._known)
-        while forest.more():
-            requests = map(self._request, forest)
-            for done in engine.generate(requests, self._model.contract.stop_ids, seed):
-                row = answer_row(done, self._prompts.pop(done.id))
-                forest.take(row)
-                if done.id not in self._work:  # a part; the last row of a tree is the record's
-                    yield row
-                yield from self._finished(forest, row)
+        stop_ids = self._model.contract.stop_ids
+        for done in engine.generate(self._requests(forest), stop_ids, seed):
+            row = answer_row(done, self._prompts.pop(done.id))
+            forest.take(row)
+            if done.id not in self._work:  # a part; the last row of a tree is the record's
+                yield row
+            yield from self._finished(forest, row)
         yield from self._finished(forest, {})
+
+    def _requests(self, forest: Forest) -> Iterator[Request | None]:
+        """What can be asked now; None where answers must come first."""
+        while forest.more() or self._prompts:
+            node = next(forest.ready(), None)
+            yield self._request(node) if node else None
 
     def _trees(self, records: Iterator[tuple[Record, Source]]) -> Iterator[Tree]:
         renderer = self._model.renderer

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sumzero.errors import RunError
-from sumzero.infer.engine import Completion
+from sumzero.infer.engine import Completion, Failure
 from sumzero.infer.inputs import Inputs
 from sumzero.records import Record
 
@@ -40,8 +40,10 @@ def prompt_facts(record: Record, tokens: int, kept: int, prompt_tokens: int, rul
     }
 
 
-def answer_row(done: Completion, facts: Row) -> Row:
-    """The row of what was generated; `facts` are those of its prompt."""
+def answer_row(done: Completion | Failure, facts: Row) -> Row:
+    """The row of what became of a request; `facts` are those of its prompt."""
+    if isinstance(done, Failure):
+        return {"id": done.id, "error": done.reason, **facts}
     return {
         "id": done.id,
         "text": done.text.strip(),

@@ -40,7 +40,7 @@ def opened(config):
 
 
 class Reader:
-    """Answers with what `answer` makes of the prompts that it is given, the last one first."""
+    """Answers with what `answer` makes of prompts, of those that there are the last one first."""
 
     def __init__(self, tokenizer, answer=lambda text: f" {text}\n"):
         self._tokenizer = tokenizer
@@ -49,7 +49,11 @@ class Reader:
 
     def generate(self, requests, stop_ids, seed):
         assert stop_ids
-        for request in reversed(list(requests)):
-            self.prompts.append(request.prompt_ids)
-            text = self._answer(self._tokenizer.decode(request.prompt_ids))
-            yield Completion(request.id, text, (), len(text), "stop", 0.5)
+        requests = iter(requests)
+        while given := list(iter(lambda: next(requests, None), None)):
+            yield from map(self._completed, reversed(given))
+
+    def _completed(self, request):
+        self.prompts.append(request.prompt_ids)
+        text = self._answer(self._tokenizer.decode(request.prompt_ids))
+        return Completion(request.id, text, (), len(text), "stop", 0.5)

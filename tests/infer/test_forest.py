@@ -39,7 +39,7 @@ def grow(trees, answer=row, known=(), seed=None):
     rows = {}
     while forest.more():
         waiting = []
-        for node in forest:
+        for node in forest.ready():
             waiting.append(node)
             if seed is None or shuffled.random() < 0.5:
                 at = 0 if seed is None else shuffled.randrange(len(waiting))
@@ -221,12 +221,12 @@ def test_the_nodes_of_all_documents_wait_together_and_documents_are_opened_as_ro
             yield Tree(f"r{number}", STORY, 30, way())
 
     forest = Forest(trees())
-    first = list(islice(forest, 30))
+    first = list(islice(forest.ready(), 30))
     assert [node.id for node in first[11:15]] == ["r0#0.11", "r0#0.12", "r1#0.0", "r1#0.1"]
     assert opened == [0, 1, 2]
     for node in first[:13]:
         forest.take(row(node))
-    rest = [node.id for node in islice(forest, 12)]
+    rest = [node.id for node in islice(forest.ready(), 12)]
     assert rest[8:] == ["r2#0.12", "r0#1.0", "r0#1.1", "r3#0.0"]
     assert opened == [0, 1, 2, 3]
 
