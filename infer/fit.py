@@ -27,19 +27,18 @@ def check_fit(model: "Model", records: Iterable[tuple[Record, Source]], generate
     """
     if generate.long == "truncate":
         return
+    if generate.long is not None:
+        records = ((record, source) for record, source in records if source.task == "translate")
     count, first = 0, ""
-    for record, source, tokens, room in _too_long(model, records, generate.max_new_tokens):
-        if generate.long is not None and source.task == "translate":
+    for record, tokens, room in _too_long(model, records, generate.max_new_tokens):
+        if generate.long is not None:
             raise ConfigError(
                 f'generate.long = "{generate.long}": {record.id!r} has {tokens} tokens and a '
                 f"prompt room for {room}, and a translation is not made of summaries; cut the text "
                 'into records that fit, or set "truncate"'
             )
-        if generate.long is None:
-            count += 1
-            first = (
-                first or f"{record.id!r} first: {tokens} tokens, and a prompt has room for {room}"
-            )
+        count += 1
+        first = first or f"{record.id!r} first: {tokens} tokens, and a prompt has room for {room}"
     if count:
         many = "1 document is" if count == 1 else f"{count} documents are"
         raise ConfigError(
@@ -50,21 +49,21 @@ def check_fit(model: "Model", records: Iterable[tuple[Record, Source]], generate
 
 def _too_long(
     model: "Model", records: Iterable[tuple[Record, Source]], max_new_tokens: int
-) -> Iterator[tuple[Record, Source, int, int]]:
+) -> Iterator[tuple[Record, int, int]]:
     """Those that do not fit, with their documents' tokens and how many a prompt has room for."""
     renderer = model.renderer
     limit = model.contract.prompt_limit(max_new_tokens)
 
-    def likely() -> Iterator[tuple[Record, Source, int]]:
+    def likely() -> Iterator[tuple[Record, int]]:
         for record, source in records:
             asked = question_ids(renderer, model.asked(record, source), record.instruction)
             room = limit - renderer.fixed_tokens(asked)
             if len(record.document.encode()) + _LEAD > room:
-                yield record, source, room
+                yield record, room
 
     those = likely()
     while some := list(islice(those, _TOGETHER)):
-        encoded = renderer.encode_text([record.document for record, _, _ in some])
-        for (record, source, room), ids in zip(some, encoded, strict=True):
+        encoded = renderer.encode_text([record.document for record, _ in some])
+        for (record, room), ids in zip(some, encoded, strict=True):
             if len(ids) > room:
-                yield record, source, len(ids), room
+                yield record, len(ids), max(0, room)
