@@ -24,7 +24,7 @@ from sumzero.infer.engine import Completion, Failure, Request
 from sumzero.infer.placement import Place, places
 from sumzero.infer.worker import Message
 from sumzero.infer.worker_process import WorkerProcess
-from sumzero.log import logger, progress
+from sumzero.log import logger
 from sumzero.runfile import as_dict
 
 RESTARTS = 8
@@ -46,6 +46,7 @@ class _Seat:
     suspects: deque[Request] = field(default_factory=deque)  # to be tried, each alone
     is_trying: bool = False
     is_over: bool = False  # its process has ended
+    answered: int = 0  # tokens of prompts and completions
 
     @property
     def is_busy(self) -> bool:
@@ -100,6 +101,11 @@ class Engines:
 
     def __len__(self) -> int:
         return len(self._seats)
+
+    @property
+    def tokens(self) -> list[int]:
+        """How many each has answered so far, of prompts and completions."""
+        return [seat.answered for seat in self._seats]
 
     def __enter__(self) -> "Engines":
         return self
@@ -164,12 +170,9 @@ class Engines:
 
     def _wait_for_all(self) -> None:
         """Until all have started: the first would take more than its part meanwhile."""
-        what = "starting vLLM" if len(self._seats) == 1 else f"starting {len(self._seats)} engines"
-        with progress(iter(()), what, total=len(self._seats), unit="") as bar:
-            bar.refresh()
-            while bar.n < len(self._seats):
-                deque(self._events(), maxlen=0)
-                bar.update(sum(seat.is_ready for seat in self._seats) - bar.n)
+        logger.info("starting vLLM, engines: %d", len(self._seats))
+        while not all(seat.is_ready for seat in self._seats):
+            deque(self._events(), maxlen=0)
 
     def _with_room(self) -> _Seat | None:
         """Of those that can be given more, the one that has the least to do."""
@@ -211,7 +214,9 @@ class Engines:
             if self._call is not None:
                 seat.process.send(self._call)
         else:
-            seat.load -= self._cost(seat.given.pop(message["id"]))
+            request = seat.given.pop(message["id"])
+            seat.load -= self._cost(request)
+            seat.answered += len(request.prompt_ids) + message["output_tokens"]
             yield Completion(**{**message, "token_ids": tuple(message["token_ids"])})
         if not seat.given:
             seat.is_trying = bool(seat.suspects)
@@ -228,7 +233,7 @@ class Engines:
         else:
             seat.suspects.extend(seat.given.values())
         seat.given, seat.load, seat.is_trying, seat.is_ready = {}, 0, False, False
-        if self._restarts == RESTARTS:
+        if self._restarts >= RESTARTS:
             raise RunError(
                 f"{seat.name} died: {how}; engines were started again {RESTARTS} times already. "
                 "The rows that are there are kept: see why it dies, and run it again"
