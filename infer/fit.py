@@ -43,7 +43,7 @@ def check_fit(model: "Model", records: Iterable[tuple[Record, Source]], generate
         many = "1 document is" if count == 1 else f"{count} documents are"
         raise ConfigError(
             f"generate.long: {many} too long, {first}; say what becomes of them: "
-            '"truncate", "map_reduce" or "refine" (docs/generation.md)'
+            '"truncate", "map_reduce" or "refine" (docs/long_documents.md)'
         )
 
 

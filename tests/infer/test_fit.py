@@ -39,7 +39,7 @@ def test_documents_that_do_not_fit_are_refused_by_number_first_id_and_room(confi
     assert str(refused.value) == (
         f"generate.long: 2 documents are too long, 'r1' first: {tokens} tokens, and a prompt has "
         f'room for {_room(model)}; say what becomes of them: "truncate", "map_reduce" or "refine" '
-        "(docs/generation.md)"
+        "(docs/long_documents.md)"
     )
 
 
