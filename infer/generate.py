@@ -162,7 +162,7 @@ def _make(job: _Job, shard: Shard) -> None:
             engines = ended.enter_context(start_engines(job.model, config, len(todo)))
             started = engines.seconds_start
             rows = answers(engines, inputs.of(todo), config, job.model, rows_there.nodes)
-        append(file, progress(rows, f"generating: {job.system}", total=len(todo), unit=" rows"))
+        append(file, _shown(rows, job.system, len(todo)))
         for timing in job.where.glob("shard-*.timing.json"):
             if not timing.name.endswith(f"-of-{shard.count:05d}.timing.json"):
                 timing.unlink(missing_ok=True)  # of an earlier attempt in other shards
@@ -174,6 +174,14 @@ def _make(job: _Job, shard: Shard) -> None:
             "rows_made_now": len(todo),
         }
         write_json(file.with_suffix(".timing.json"), facts)
+
+
+def _shown(rows: Iterable[Row], system: str, total: int) -> Iterator[Row]:
+    """The rows as they come, and a bar of those that are of records and not of parts of one."""
+    with progress(iter(()), f"generating: {system}", total=total, unit=" rows") as bar:
+        for row in rows:
+            bar.update("of" not in row)
+            yield row
 
 
 def _merged(job: _Job) -> Generation:

@@ -116,6 +116,7 @@ class Summarizer:
         ConfigError for what cannot be asked or does not fit, RunError where one text has no
         summary, or vLLM fails.
         """
+        self._check_asked(instruction, language)
         config = self._asking_for(max_words, sentences, instruction)
         model = replace(self._model, asked=asking(config, self._model.contract))
         records = [
@@ -152,15 +153,23 @@ class Summarizer:
             self._engines.close()
             self._engines = None
 
+    def _check_asked(self, instruction: str | None, language: str | None) -> None:
+        contract, task = self._model.contract, self._source.task
+        if task == "answer" and instruction is None:
+            raise ConfigError("instruction: missing; this model answers a question")
+        if instruction is not None:
+            _text("instruction", instruction)
+        languages = sorted({one.language for one in contract.instructions if one.task == task})
+        if language is not None and language not in languages:
+            known = ", ".join(languages)
+            raise ConfigError(
+                f"language: {language!r}; the model was trained to be asked in {known}"
+            )
+
     def _asking_for(
         self, max_words: int | None, sentences: int | None, instruction: str | None
     ) -> RunConfig:
         """The settings with a length. Raises ConfigError where it cannot be asked for."""
-        answers_questions = self._source.task == "answer"
-        if answers_questions and instruction is None:
-            raise ConfigError("instruction: missing; this model answers a question")
-        if instruction is not None and not instruction.strip():
-            raise ConfigError("instruction: is empty")
         lengths = {"max_words": max_words, "sentences": sentences}
         asked = [name for name, number in lengths.items() if number is not None]
         for name in asked:
@@ -175,7 +184,7 @@ class Summarizer:
             raise ConfigError(
                 f"{asked[0]}: the model was not trained with data.length_control; leave it out"
             )
-        if instruction is not None and not answers_questions:
+        if instruction is not None and self._source.task != "answer":
             raise ConfigError(f"instruction: stands for itself; leave out {asked[0]}")
         generate = replace(self._config.generate, words=max_words, sentences=sentences)
         return replace(self._config, generate=generate)

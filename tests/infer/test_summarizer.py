@@ -14,7 +14,9 @@ import pytest
 from sumzero import Summarizer
 from sumzero.errors import ConfigError, DataError, RunError
 from sumzero.infer.summarizer import Summary
+from sumzero.runfolder import RunFolder
 
+from . import model_run
 from .served_run import LONG, MAX_NEW, ROWS, write_run
 
 TEXTS = [row["document"] for row in ROWS]
@@ -95,6 +97,8 @@ def test_nothing_is_shown_where_stderr_is_no_terminal(summarize, capfd):
         ("a", {"sentences": True}, "sentences: must be a whole number from 1, got True"),
         ("a", {"max_words": 5, "sentences": 1}, "max_words, sentences: ask for one of them"),
         ("a", {"instruction": " "}, "instruction: is empty"),
+        ("a", {"language": "xx"}, "language: 'xx'; the model was trained to be asked in en"),
+        ("a", {"instruction": 5}, "instruction: not text but a number"),
         (
             "a",
             {"instruction": "Sum up.", "max_words": 5},
@@ -124,6 +128,29 @@ def test_settings_and_folders_are_checked_at_the_start(export, tmp_path):
     no_room = Summarizer(export, **ENGINE | {"max_new_tokens": 250})
     with pytest.raises(ConfigError, match="leaves no room for a document"):
         no_room("a")
+
+
+def test_a_model_that_answers_needs_a_question_and_one_that_translates_is_refused(
+    tmp_path, model_folder, tokenizer
+):
+    def exported(**source):
+        rows = [{"id": "a", "document": "A cat.", "q": "Who?"}]
+        run = model_run.write_run(tmp_path, model_folder, tokenizer, rows, source=source)
+        return RunFolder.of(run).export
+
+    one = Summarizer(exported(task="answer", instruction="q"))
+    with pytest.raises(ConfigError, match="^instruction: missing; this model answers a question$"):
+        one("The cat sat.")
+    with pytest.raises(ConfigError, match="was trained to translate; use `sumzero generate`$"):
+        Summarizer(exported(task="translate", target_language="zh"))
+
+
+def test_adapters_alone_are_no_model(export, tmp_path):
+    for file in export.iterdir():
+        if file.name != "config.json":
+            (tmp_path / file.name).symlink_to(file)
+    with pytest.raises(RunError, match="has no model; of adapters make one with `sumzero export`$"):
+        Summarizer(tmp_path)
 
 
 def test_a_text_without_a_summary_has_its_reason_or_raises_it_where_it_is_alone(summarize):
