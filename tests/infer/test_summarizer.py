@@ -139,9 +139,9 @@ def test_a_model_that_answers_needs_a_question_and_one_that_translates_is_refuse
         return RunFolder.of(run).export
 
     one = Summarizer(exported(task="answer", instruction="q"))
-    with pytest.raises(ConfigError, match="^instruction: missing; this model answers a question$"):
+    with pytest.raises(ConfigError, match=r"^instruction: missing; this model answers a question$"):
         one("The cat sat.")
-    with pytest.raises(ConfigError, match="was trained to translate; use `sumzero generate`$"):
+    with pytest.raises(ConfigError, match=r"was trained to translate; use `sumzero generate`$"):
         Summarizer(exported(task="translate", target_language="zh"))
 
 
@@ -149,7 +149,9 @@ def test_adapters_alone_are_no_model(export, tmp_path):
     for file in export.iterdir():
         if file.name != "config.json":
             (tmp_path / file.name).symlink_to(file)
-    with pytest.raises(RunError, match="has no model; of adapters make one with `sumzero export`$"):
+    with pytest.raises(
+        RunError, match=r"has no model; of adapters make one with `sumzero export`$"
+    ):
         Summarizer(tmp_path)
 
 
