@@ -100,7 +100,9 @@ class WorkerProcess:
 
 
 def _environment(place: Place) -> dict[str, str]:
-    values = {"PYTHONWARNINGS": "ignore", **os.environ}
+    # vLLM's own processes, one a GPU of several, are not forked: those would hold our pipes open.
+    spawn = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
+    values = {"PYTHONWARNINGS": "ignore", **os.environ, **spawn}
     if place.gpus:
         values[VISIBLE] = ",".join(place.gpus)
     # What would make an engine a part of another one, in an environment that is inherited.
