@@ -1,14 +1,14 @@
 """Answers of a model: what it is, what its records are asked, and rows as its engine makes them."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sumzero.config import RunConfig, Source
 from sumzero.contract import Contract, open_contract
-from sumzero.infer.engine import Engine, Request, engine_version
+from sumzero.infer.engine import Completion, Engine, Request, engine_version
 from sumzero.infer.fingerprint import input_digest
 from sumzero.infer.inputs import Inputs
 from sumzero.infer.questions import asking, check_room, question_ids
@@ -24,12 +24,26 @@ from sumzero.weights_digest import weights_digest
 
 @dataclass(frozen=True)
 class Model:
-    """What generates: a folder, the contract it generates under, and what it is asked."""
+    """What generates: a folder, the contract it generates under, and what it is asked.
+
+    `adapters` are folders of those that its requests may run with.
+    """
 
     folder: Path
     contract: Contract
     renderer: PromptRenderer
     asked: Callable[[Record, Source], str]
+    adapters: tuple[Path, ...] = ()
+
+
+class Generates(Protocol):
+    """What takes requests and yields them completed, as an `Engine` does."""
+
+    def generate(
+        self, requests: Iterable[Request], stop_ids: list[int], seed: int
+    ) -> Iterator[Completion]:
+        """See `Engine.generate`."""
+        ...
 
 
 def open_model(config: RunConfig, system: str, inputs: Inputs) -> tuple[Model, dict[str, Any]]:
@@ -40,6 +54,21 @@ def open_model(config: RunConfig, system: str, inputs: Inputs) -> tuple[Model, d
     """
     folder = RunFolder.of(config)
     contract, renderer = open_contract(folder.export)
+    path = folder.export
+    if system == "untrained":
+        path = local_folder(folder.model_path(config), config.model.revision)
+    return model_under(contract, renderer, path, config, inputs)
+
+
+def model_under(
+    contract: Contract,
+    renderer: PromptRenderer,
+    path: Path,
+    config: RunConfig,
+    inputs: Inputs,
+    digest: Callable[[Path], str] = weights_digest,
+) -> tuple[Model, dict[str, Any]]:
+    """The model of a folder under an opened contract; else as `open_model`."""
     asked = asking(config, contract)
     texts: set[str] = set()
 
@@ -49,19 +78,16 @@ def open_model(config: RunConfig, system: str, inputs: Inputs) -> tuple[Model, d
             texts.add(text)
             yield record, text
 
-    digest = input_digest(all_asked())
+    input_ = input_digest(all_asked())
     check_room(texts, renderer, contract, config.generate.max_new_tokens)
-    path = folder.export
-    if system == "untrained":
-        path = local_folder(folder.model_path(config), config.model.revision)
     made_by = {
-        "weights": weights_digest(path),
+        "weights": digest(path),
         "contract": contract.digest(),
         "sampling": as_dict(config.generate),
         "seed": config.seed,
         "engine": engine_version(),
         "asked": sorted(texts),
-        "input": digest,
+        "input": input_,
     }
     return Model(path, contract, renderer, asked), made_by
 
@@ -71,13 +97,16 @@ def start_engine(model: Model, config: RunConfig) -> tuple[Engine, float]:
     begun = time.perf_counter()
     with progress(iter(()), "starting vLLM", total=1, unit="") as bar:
         bar.refresh()
-        engine = Engine(model.folder, config.generate, model.contract.max_length, config.seed)
+        engine = Engine(
+            *(model.folder, config.generate, model.contract.max_length, config.seed),
+            adapters=model.adapters,
+        )
         bar.update(1)
     return engine, time.perf_counter() - begun
 
 
 def answers(
-    engine: Engine,
+    engine: Generates,
     records: Iterator[tuple[Record, Source]],
     config: RunConfig,
     model: Model,
