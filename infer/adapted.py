@@ -18,10 +18,11 @@ from sumzero.adapter import adapter_digest, open_adapter
 from sumzero.config import RunConfig, Source
 from sumzero.contract import Contract, check_stop_ids, open_contract
 from sumzero.errors import ConfigError, RunError
-from sumzero.infer.answering import Generates, answers, model_under, start_engine
-from sumzero.infer.engine import Completion, Request
+from sumzero.infer.answering import Answering, answers, model_under, start_engines
+from sumzero.infer.engine import Completion, Failure, Request
 from sumzero.infer.generate import (
     Job,
+    drop_other_times,
     job_of,
     merge_job,
     merged,
@@ -154,36 +155,38 @@ def _make(jobs: Sequence[Job], shard: Shard) -> None:
             held.enter_context(shard.held(job.where))
         mine = shard.of(inputs.sizes, inputs.document_hashes, config.generate.max_new_tokens)
         lacking_JN = np.stack([~there(job.where, inputs).has[mine] for job in jobs])
+        for job in jobs:
+            drop_other_times(job, shard)
         if not lacking_JN.any():
             return
         models = [job.model for job in jobs if job.model is not None]
         adapters = tuple(folder for model in models for folder in model.adapters)
         model = replace(models[0], adapters=adapters)
-        engine, started = start_engine(model, config)
+        total = int(lacking_JN.sum())
+        engines = held.enter_context(start_engines(model, config, total))
         begun = time.perf_counter()
         records = _marked(inputs, mine, lacking_JN)
-        rows = answers(_Adapted(engine, adapters), records, config, model)
+        rows = answers(_Adapted(engines, adapters), records, config, model)
         writes = [held.enter_context(appending(shard.file(job.where))) for job in jobs]
         names = ", ".join(job.system for job in jobs)
-        total = int(lacking_JN.sum())
         for row in progress(rows, f"generating: {names}", total=total, unit=" rows"):
             number, row["id"] = _told(row["id"])
             writes[number](row)
         seconds = time.perf_counter() - begun
         for job, count in zip(jobs, lacking_JN.sum(1), strict=True):
-            note_time(job, shard, started, seconds, int(count))
+            note_time(job, shard, engines.seconds_start, seconds, int(count))
 
 
 class _Adapted:
     """An engine whose requests run with the adapters whose number their ids begin with."""
 
-    def __init__(self, engine: Generates, adapters: Sequence[Path]) -> None:
+    def __init__(self, engine: Answering, adapters: Sequence[Path]) -> None:
         self._engine = engine
         self._adapters = adapters
 
     def generate(
         self, requests: Iterable[Request], stop_ids: list[int], seed: int
-    ) -> Iterator[Completion]:
+    ) -> Iterator[Completion | Failure]:
         """See `Engine.generate`."""
         with_them = (
             replace(request, adapter=self._adapters[_told(request.id)[0]]) for request in requests

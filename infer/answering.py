@@ -1,25 +1,33 @@
 """Answers of a model: what it is, what its records are asked, and rows as its engine makes them."""
 
-import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from sumzero.config import RunConfig, Source
 from sumzero.contract import Contract, open_contract
-from sumzero.infer.engine import Completion, Engine, Request, engine_version
+from sumzero.infer.engine import Completion, Failure, Request, engine_version
+from sumzero.infer.engines import Engines
 from sumzero.infer.fingerprint import input_digest
 from sumzero.infer.inputs import Inputs
 from sumzero.infer.questions import asking, check_room, question_ids
 from sumzero.infer.rows import Row
 from sumzero.loading import local_folder
-from sumzero.log import progress
 from sumzero.prompt import PromptRenderer
 from sumzero.records import Record
 from sumzero.runfile import as_dict
 from sumzero.runfolder import RunFolder
 from sumzero.weights_digest import weights_digest
+
+
+class Answering(Protocol):
+    """What generation uses of an engine, of several, or of what stands in for one."""
+
+    def generate(
+        self, requests: Iterable[Request], stop_ids: list[int], seed: int
+    ) -> Iterator[Completion | Failure]:
+        """Yields what becomes of each request, in any order."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +42,6 @@ class Model:
     renderer: PromptRenderer
     asked: Callable[[Record, Source], str]
     adapters: tuple[Path, ...] = ()
-
-
-class Generates(Protocol):
-    """What takes requests and yields them completed, as an `Engine` does."""
-
-    def generate(
-        self, requests: Iterable[Request], stop_ids: list[int], seed: int
-    ) -> Iterator[Completion]:
-        """See `Engine.generate`."""
-        ...
 
 
 def open_model(config: RunConfig, system: str, inputs: Inputs) -> tuple[Model, dict[str, Any]]:
@@ -83,7 +81,7 @@ def model_under(
     made_by = {
         "weights": digest(path),
         "contract": contract.digest(),
-        "sampling": as_dict(config.generate),
+        "sampling": as_dict(replace(config.generate, engines=None)),  # which alters no text
         "seed": config.seed,
         "engine": engine_version(),
         "asked": sorted(texts),
@@ -92,26 +90,22 @@ def model_under(
     return Model(path, contract, renderer, asked), made_by
 
 
-def start_engine(model: Model, config: RunConfig) -> tuple[Engine, float]:
-    """vLLM with the model, and the seconds that its start took."""
-    begun = time.perf_counter()
-    with progress(iter(()), "starting vLLM", total=1, unit="") as bar:
-        bar.refresh()
-        engine = Engine(
-            *(model.folder, config.generate, model.contract.max_length, config.seed),
-            adapters=model.adapters,
-        )
-        bar.update(1)
-    return engine, time.perf_counter() - begun
+def start_engines(model: Model, config: RunConfig, rows: int) -> Engines:
+    """vLLM with the model, as many times as there is room here; at most one for each row."""
+    return Engines(
+        *(model.folder, config.generate, model.contract.max_length, config.seed),
+        adapters=model.adapters,
+        most=rows,
+    )
 
 
 def answers(
-    engine: Generates,
+    engine: Answering,
     records: Iterator[tuple[Record, Source]],
     config: RunConfig,
     model: Model,
 ) -> Iterator[Row]:
-    """A row for each record, as they finish; one whose prompt does not fit has its error."""
+    """A row for each record, as they finish; one that cannot be answered has its error."""
     contract, renderer = model.contract, model.renderer
     facts: dict[str, Row] = {}
     unfit: list[Row] = []
@@ -135,17 +129,23 @@ def answers(
                 "truncation": renderer.truncation.rule,
                 **record.beside(),
             }
-            yield Request(record.id, prompt.ids)
+            yield Request(record.id, prompt.ids, record.document)
 
     for done in engine.generate(requests(), contract.stop_ids, config.seed):
-        yield {
-            "id": done.id,
-            "text": done.text.strip(),
-            **facts.pop(done.id),
-            "output_tokens": done.output_tokens,
-            "finish_reason": done.finish_reason,
-            "seconds": round(done.seconds, 4),
-        }
+        yield _row(done, facts.pop(done.id))
         yield from unfit
         unfit.clear()
     yield from unfit
+
+
+def _row(done: Completion | Failure, facts: Row) -> Row:
+    if isinstance(done, Failure):
+        return {"id": done.id, "error": done.reason, **facts}
+    return {
+        "id": done.id,
+        "text": done.text.strip(),
+        **facts,
+        "output_tokens": done.output_tokens,
+        "finish_reason": done.finish_reason,
+        "seconds": round(done.seconds, 4),
+    }

@@ -90,7 +90,7 @@ class BeamSearch:
 
 
 def search(
-    prompts: Iterable[tuple[str, list[int]]],
+    prompts: Iterable[tuple[str, list[int]] | None],
     settings: Generate,
     stop_ids: Collection[int],
     most: int,
@@ -100,9 +100,10 @@ def search(
     """Searches for prompts, given as id and token ids; yields id, best new tokens and seconds.
 
     They come as they finish, in any order. `prompts` is read as room allows: `most` are at work at
-    once, and none waits for another. `ask` is given a name, the id of the prompt, and the ids of a
-    text whose next token is wanted. `answers` is called again and again for names and the
-    log-probabilities of the `wanted` likeliest next tokens, as many as there are by then.
+    once, and none waits for another; None is "none just now", as long as others are at work. `ask`
+    is given a name, the id of the prompt, and the ids of a text whose next token is wanted.
+    `answers` is called again and again for names and the log-probabilities of the `wanted`
+    likeliest next tokens, as many as there are by then.
     """
     waiting = iter(prompts)
     asked: dict[str, tuple[_Work, int]] = {}
@@ -119,9 +120,12 @@ def search(
     at_work, more = 0, True
     while more or at_work:
         while more and at_work < most:
-            prompt = next(waiting, None)
-            if prompt is None:
+            try:
+                prompt = next(waiting)
+            except StopIteration:
                 more = False
+                break
+            if prompt is None:
                 break
             ask_all(_Work(*prompt, BeamSearch(settings, stop_ids)))
             at_work += 1

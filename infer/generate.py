@@ -13,6 +13,7 @@ with their number.
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -169,7 +170,7 @@ def _source_of(config: RunConfig, system: str, file: str) -> Source:
 def _make(job: Job, shard: Shard) -> None:
     """Generates the rows of a shard that are not there, whichever file they would be in."""
     config, inputs, file = job.config, job.inputs, shard.file(job.where)
-    with shard.held(job.where):
+    with shard.held(job.where), ExitStack() as ended:
         mine = shard.of(inputs.sizes, inputs.document_hashes, config.generate.max_new_tokens)
         todo = mine[~there(job.where, inputs).has[mine]]
         if len(todo) < len(mine):
@@ -183,17 +184,23 @@ def _make(job: Job, shard: Shard) -> None:
         elif job.system == "echo":
             rows = _echo_rows(inputs.of(todo), config)
         elif len(todo) and job.model is not None:
-            from sumzero.infer.answering import answers, start_engine
+            from sumzero.infer.answering import answers, start_engines
 
-            engine, started = start_engine(job.model, config)
-            rows = answers(engine, inputs.of(todo), config, job.model)
+            engines = ended.enter_context(start_engines(job.model, config, len(todo)))
+            started = engines.seconds_start
+            rows = answers(engines, inputs.of(todo), config, job.model)
         append(file, progress(rows, f"generating: {job.system}", total=len(todo), unit=" rows"))
-        for timing in job.where.glob("shard-*.timing.json"):
-            if not timing.name.endswith(f"-of-{shard.count:05d}.timing.json"):
-                timing.unlink(missing_ok=True)  # of an earlier attempt in other shards
+        drop_other_times(job, shard)
         if not len(todo):
             return
         note_time(job, shard, started, time.perf_counter() - begun - started, len(todo))
+
+
+def drop_other_times(job: Job, shard: Shard) -> None:
+    """Removes what an earlier attempt in another number of shards has noted."""
+    for timing in job.where.glob("shard-*.timing.json"):
+        if not timing.name.endswith(f"-of-{shard.count:05d}.timing.json"):
+            timing.unlink(missing_ok=True)
 
 
 def note_time(job: Job, shard: Shard, started: float, generated: float, rows: int) -> None:

@@ -202,8 +202,12 @@ class Generate:
     still be better."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_in_flight: Count = 256
-    """Requests that are in the engine at once; rows are written as they finish."""
+    """Requests that are in an engine at once; rows are written as they finish."""
     tensor_parallel: Count = 1
+    """GPUs of one engine."""
+    engines: Count | None = None
+    """Engines on this machine, each a process. Default: as many as its GPUs have room for; without
+    GPUs one, since several share its cores out among them."""
     gpu_memory_utilization: Share = 0.9
     """Share of a GPU's memory that vLLM takes."""
     cpu_kv_cache_gib: Positive = 1.0

@@ -2,8 +2,8 @@
 
 prepare -> train -> export -> generate -> score -> report
 
-Training and generation run in processes of their own: `deepspeed` starts the ranks, and vLLM gives
-its memory back only with its process. On a cluster the stages are jobs; see slurm/.
+Training and engines run in processes of their own: `deepspeed` starts the ranks, and vLLM gives its
+memory back only with its process. On a cluster the stages are jobs; see slurm/.
 """
 
 import json
@@ -70,9 +70,11 @@ def run(
         _train(folder, num_ranks or default_ranks())
     with stages("export"):
         export(config, vllm=False)  # which loads it next, to generate
+    from sumzero.infer.generate import generate
+
     for system in systems:
         with stages(f"generate {system}"):
-            generate_in_process(config, system)
+            generate(config, system)
     with stages("score"):
         from sumzero.infer.score import score
 
@@ -167,18 +169,6 @@ def _train(folder: RunFolder, num_ranks: int) -> None:
     # DeepSpeed's launcher can exit with 0 after its agent was killed: look for the result.
     if training(folder)["state"] != "finished":
         raise RunError(f"{folder.checkpoints}: training ended before its last step; run it again")
-
-
-def generate_in_process(config: RunConfig, system: str = "finetuned") -> None:
-    """Generates with an engine whose memory is free again afterwards. Raises RunError."""
-    if system == "lead1":  # needs no engine, and so no process of its own
-        from sumzero.infer.generate import generate
-
-        generate(config, system)
-    else:
-        _process(
-            "-m", "sumzero.cli", "generate", str(RunFolder.of(config).config), "--system", system
-        )
 
 
 def _process(*arguments: str) -> None:

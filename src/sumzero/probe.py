@@ -189,7 +189,7 @@ def _of_vllm(
         engine = Engine(
             model, settings, len(prompt) + count, config.seed, [adapter] if adapter else []
         )
-        request = Request("probe", prompt, adapter)
+        request = Request("probe", prompt, adapter=adapter)
         (made,) = engine.generate([request], [], config.seed, ignore_eos=True)
     except Exception as error:  # vLLM has no errors of its own
         reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]

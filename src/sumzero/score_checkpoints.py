@@ -15,9 +15,10 @@ from sumzero import jobs, slurm
 from sumzero.chain import BEST_BY_ROUGE
 from sumzero.config import RunConfig
 from sumzero.errors import ConfigError, RunError
+from sumzero.infer.generate import generate
 from sumzero.infer.score import score
 from sumzero.log import logger
-from sumzero.pipeline import export, generate_in_process
+from sumzero.pipeline import export
 from sumzero.runfile import load
 from sumzero.runfolder import RunFolder, alone, read_json
 from sumzero.status import training
@@ -92,7 +93,7 @@ def _score(config: RunConfig, folder: RunFolder, name: str) -> None:
         logger.warning("%s: pruned before it was scored", name)
         shutil.rmtree(own.root)
         return
-    generate_in_process(part)
+    generate(part)
     score(part)
     logger.info("%s: %s %.2f", name, METRIC, _score_of(part))
 

@@ -37,7 +37,7 @@ def made(engine, folders):
 
     def make(**settings):
         requests = [
-            Request(f"{name} {number}", ids, None if name == "base" else folders / name)
+            Request(f"{name} {number}", ids, adapter=None if name == "base" else folders / name)
             for number, ids in enumerate(PROMPTS)
             for name in ("one", "two", "base")
         ]
@@ -61,7 +61,7 @@ def test_requests_run_side_by_side_with_the_tokens_of_peft_for_each(made, folder
 
 def test_adapters_that_change_nothing_are_refused(folders):
     engine = Engine(folders / "base", SETTINGS, 256, 0, [folders / "one", folders / "idle"])
-    requests = [Request("one", PROMPTS[0], folders / "one")]
+    requests = [Request("one", PROMPTS[0], adapter=folders / "one")]
     for _ in range(2):  # once is not let through the second time
         with pytest.raises(RunError, match="the adapters change nothing: vLLM's output is") as told:
             list(engine.generate(requests, [], 0))
