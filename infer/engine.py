@@ -177,14 +177,8 @@ def next_tokens(output: Any) -> dict[int, float]:
 def completion(output: Any, seconds: float) -> Completion:
     """A finished output of vLLM's."""
     best = output.outputs[0]
-    return Completion(
-        output.request_id,
-        best.text,
-        tuple(best.token_ids),
-        len(best.token_ids),
-        str(best.finish_reason),
-        seconds,
-    )
+    ids, reason = tuple(best.token_ids), str(best.finish_reason)
+    return Completion(output.request_id, best.text, ids, len(ids), reason, seconds)
 
 
 class Engine:
