@@ -14,7 +14,7 @@ from sumzero.infer.forest import IN_PARTS, mark_of
 from sumzero.infer.inputs import Inputs
 from sumzero.infer.long_answers import LongAnswers
 from sumzero.infer.questions import asking, check_room, question_ids
-from sumzero.infer.rows import Nodes, Row, answer_row, prompt_facts
+from sumzero.infer.rows import Parts, Row, answer_row, prompt_facts
 from sumzero.loading import local_folder
 from sumzero.prompt import PromptRenderer
 from sumzero.records import Record
@@ -39,13 +39,15 @@ class Answering(Protocol):
 class Model:
     """What generates: a folder, the contract it generates under, and what it is asked.
 
-    `mark` is that of `forest.mark_of`, for its records' ids.
+    `adapters` are folders of those that its requests may run with; `mark` is that of
+    `forest.mark_of`, for its records' ids.
     """
 
     folder: Path
     contract: Contract
     renderer: PromptRenderer
     asked: Callable[[Record, Source], str]
+    adapters: tuple[Path, ...] = ()
     mark: str = "#"
 
 
@@ -57,6 +59,21 @@ def open_model(config: RunConfig, system: str, inputs: Inputs) -> tuple[Model, d
     """
     folder = RunFolder.of(config)
     contract, renderer = open_contract(folder.export)
+    path = folder.export
+    if system == "untrained":
+        path = local_folder(folder.model_path(config), config.model.revision)
+    return model_under(contract, renderer, path, config, inputs)
+
+
+def model_under(
+    contract: Contract,
+    renderer: PromptRenderer,
+    path: Path,
+    config: RunConfig,
+    inputs: Inputs,
+    digest: Callable[[Path], str] = weights_digest,
+) -> tuple[Model, dict[str, Any]]:
+    """The model of a folder under an opened contract; else as `open_model`."""
     asked = asking(config, contract)
     texts: set[str] = set()
 
@@ -66,22 +83,19 @@ def open_model(config: RunConfig, system: str, inputs: Inputs) -> tuple[Model, d
             texts.add(text)
             yield record, text
 
-    digest = input_digest(all_asked())
+    input_ = input_digest(all_asked())
     check_room(texts, renderer, contract, config.generate.max_new_tokens)
-    path = folder.export
-    if system == "untrained":
-        path = local_folder(folder.model_path(config), config.model.revision)
     made_by = {
-        "weights": weights_digest(path),
+        "weights": digest(path),
         "contract": contract.digest(),
         "sampling": as_dict(replace(config.generate, engines=None)),  # which alters no text
         "seed": config.seed,
         "engine": engine_version(),
         "asked": sorted(texts),
-        "input": digest,
+        "input": input_,
     }
     mark = mark_of(inputs.all_ids()) if config.generate.long in IN_PARTS else "#"
-    return Model(path, contract, renderer, asked, mark), made_by
+    return Model(path, contract, renderer, asked, mark=mark), made_by
 
 
 def start_engines(model: Model, config: RunConfig, rows: int) -> Engines:
@@ -89,8 +103,11 @@ def start_engines(model: Model, config: RunConfig, rows: int) -> Engines:
 
     A document that is summarized in parts has work for several.
     """
-    most = None if config.generate.long in IN_PARTS else rows
-    return Engines(model.folder, config.generate, model.contract.max_length, config.seed, most=most)
+    return Engines(
+        *(model.folder, config.generate, model.contract.max_length, config.seed),
+        adapters=model.adapters,
+        most=None if config.generate.long in IN_PARTS else rows,
+    )
 
 
 def answers(
@@ -98,15 +115,15 @@ def answers(
     records: Iterator[tuple[Record, Source]],
     config: RunConfig,
     model: Model,
-    nodes: Nodes,
+    parts: Parts,
 ) -> Iterator[Row]:
     """A row for each record, as they finish; one that cannot be answered has its error.
 
-    By "map_reduce" and "refine" there are rows of the other prompts of a document too, which have
-    `of`, the record's id; `nodes` are those that were made before.
+    By "map_reduce" and "refine" there are rows of the parts of a document too, which have `of`, the
+    record's id; `parts` gives those that were made before.
     """
     if config.generate.long in IN_PARTS:
-        trees = LongAnswers(model, config.generate, nodes)
+        trees = LongAnswers(model, config.generate, parts)
         yield from trees.rows(engine, records, config.seed)
         return
     contract, renderer = model.contract, model.renderer

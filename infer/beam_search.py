@@ -94,16 +94,16 @@ def search(
     settings: Generate,
     stop_ids: Collection[int],
     most: int,
-    ask: Callable[[str, list[int]], None],
+    ask: Callable[[str, str, list[int]], None],
     answers: Callable[[], Iterable[tuple[str, Mapping[int, float]]]],
 ) -> Iterator[tuple[str, tuple[int, ...], float]]:
     """Searches for prompts, given as id and token ids; yields id, best new tokens and seconds.
 
     They come as they finish, in any order. `prompts` is read as room allows: `most` are at work at
     once, and none waits for another; None is "none just now", as long as others are at work. `ask`
-    is given a name and the ids of a text whose next token is wanted. `answers` is called again and
-    again for names and the log-probabilities of the `wanted` likeliest next tokens, as many as
-    there are by then.
+    is given a name, the id of the prompt, and the ids of a text whose next token is wanted.
+    `answers` is called again and again for names and the log-probabilities of the `wanted`
+    likeliest next tokens, as many as there are by then.
     """
     waiting = iter(prompts)
     asked: dict[str, tuple[_Work, int]] = {}
@@ -115,7 +115,7 @@ def search(
         for index, beam in enumerate(work.search.live):
             name = f"beam-{next(numbers)}"
             asked[name] = work, index
-            ask(name, [*work.prompt_ids, *beam.token_ids])
+            ask(name, work.id, [*work.prompt_ids, *beam.token_ids])
 
     at_work, more = 0, True
     while more or at_work:

@@ -7,7 +7,7 @@ return nothing before the last one ends, and one bad prompt would end them all.
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -18,10 +18,8 @@ from typing import Any
 from sumzero.config import Generate
 from sumzero.errors import RunError
 from sumzero.infer.beam_search import search, wanted
-from sumzero.runfolder import read_json
+from sumzero.infer.lora import check_effect, lora_arguments, lora_requests
 
-_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM has room for
-IDLE = "the adapters change nothing: vLLM's output is that of the base alone"
 _LOOKUP = (2, 4)  # so many last tokens are looked up earlier in the text, the longest first
 
 
@@ -31,11 +29,13 @@ class Request:
 
     `document` is what it is about: of several engines one is given all those in a row about the
     same, since it computes once what they begin with alike. Empty is about nothing in common.
+    `adapter` is the folder of the adapters that it runs with.
     """
 
     id: str
     prompt_ids: list[int]
     document: str = ""
+    adapter: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,12 @@ def engine_arguments(
     settings: Generate,
     max_length: int,
     seed: int,
-    adapter: Path | None = None,
+    adapters: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """vLLM's engine arguments by name, and the environment that it reads when it is imported.
 
-    `max_length` bounds prompt and output together, in tokens.
+    `max_length` bounds prompt and output together, in tokens; `adapters` are all those that
+    requests may run with.
     """
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -104,9 +105,6 @@ def engine_arguments(
     if eager and on_cpu:
         # Else the sampler is compiled at the first request: 10 s, and a compiler is needed.
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-    if adapter is not None:
-        rank = read_json(adapter / "adapter_config.json", "sumzero export --adapter")["r"]
-        device |= {"enable_lora": True, "max_lora_rank": _lora_rank(rank)}
     if settings.speculative_tokens is not None:
         device["speculative_config"] = {
             "method": "ngram",
@@ -129,6 +127,7 @@ def engine_arguments(
         "generation_config": "vllm",  # the model's own sampling defaults do not leak in
         "use_tqdm_on_load": False,
         **device,
+        **lora_arguments(adapters, on_cpu=on_cpu),
     }
 
 
@@ -175,26 +174,11 @@ def next_tokens(output: Any) -> dict[int, float]:
     return {id_: found.logprob for id_, found in likeliest.items()}
 
 
-def lora_request(adapter: Path | None) -> Any:
-    """What vLLM is told with a request that runs with adapters; None without."""
-    if adapter is None:
-        return None
-    from vllm.lora.request import LoRARequest
-
-    return LoRARequest("adapter", 1, str(adapter))
-
-
 def completion(output: Any, seconds: float) -> Completion:
     """A finished output of vLLM's."""
     best = output.outputs[0]
-    return Completion(
-        output.request_id,
-        best.text,
-        tuple(best.token_ids),
-        len(best.token_ids),
-        str(best.finish_reason),
-        seconds,
-    )
+    ids, reason = tuple(best.token_ids), str(best.finish_reason)
+    return Completion(output.request_id, best.text, ids, len(ids), reason, seconds)
 
 
 class Engine:
@@ -206,18 +190,18 @@ class Engine:
         settings: Generate,
         max_length: int,
         seed: int,
-        adapter: Path | None = None,
+        adapters: Sequence[Path] = (),
     ) -> None:
         """Starts the engine. `max_length` bounds prompt and output together, in tokens.
 
-        With `adapter`, a folder in peft's format, every request runs with it.
+        `adapters` are folders in peft's format: those that requests may run with.
         """
         self.version = engine_version()
-        arguments = engine_arguments(model, settings, max_length, seed, adapter)
+        arguments = engine_arguments(model, settings, max_length, seed, adapters)
         from vllm import EngineArgs, LLMEngine
 
-        self._adapter = lora_request(adapter)
-        self._adapter_works = adapter is None
+        self._loras = lora_requests(adapters)
+        self._unproven = tuple(adapters)
         self._settings = settings
         self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments, disable_log_stats=True))
 
@@ -238,8 +222,8 @@ class Engine:
         what follows the first request's prompt.
         """
         requests = iter(requests)
-        if not self._adapter_works and (first := next(requests, None)):
-            self._check_adapter(first.prompt_ids)
+        if self._unproven and (first := next(requests, None)):
+            self._check_adapters(first.prompt_ids)
             requests = chain([first], requests)
         settings = settings or self._settings
         if settings.beams > 1:
@@ -259,49 +243,54 @@ class Engine:
                 if request is None:
                     break
                 begun[request.id] = time.perf_counter()
-                self._engine.add_request(
-                    request.id,
-                    {"prompt_token_ids": request.prompt_ids},
-                    how.clone(),
-                    lora_request=self._adapter,
-                )
+                self._add(request, how)
             for output in self._engine.step() if begun else ():
                 if output.finished:
                     yield completion(output, time.perf_counter() - begun.pop(output.request_id))
 
-    def _check_adapter(self, prompt_ids: list[int]) -> None:
-        """Whether vLLM applies the adapters: names that it does not know it may leave out."""
+    def _add(self, request: Request, how: Any) -> None:
+        prompt = {"prompt_token_ids": request.prompt_ids}
+        lora = self._loras[request.adapter]
+        self._engine.add_request(request.id, prompt, how.clone(), lora_request=lora)
+
+    def _check_adapters(self, prompt_ids: list[int]) -> None:
         how = one_token(5)
         found = []
-        for adapter in (self._adapter, None):
-            prompt = {"prompt_token_ids": prompt_ids}
-            self._engine.add_request("adapter-check", prompt, how.clone(), lora_request=adapter)
+        for adapter in (None, *self._unproven):
+            self._add(Request("adapter-check", prompt_ids, adapter=adapter), how)
             outputs: list[Any] = []
             while not any(output.finished for output in outputs):
                 outputs += self._engine.step()
             found.append(next_tokens(outputs[-1]))
-        if found[0] == found[1]:
-            raise RunError(IDLE)
-        self._adapter_works = True
+        check_effect(self._unproven, found)
+        self._unproven = ()
 
     def _search(
         self, requests: Iterable[Request | None], stop_ids: list[int], settings: Generate
     ) -> Iterator[Completion]:
         """The same by beam search: each beam of each prompt is a request for one token."""
         how = one_token(wanted(settings.beams, stop_ids))
+        adapters: dict[str, Path | None] = {}
 
-        def ask(name: str, ids: list[int]) -> None:
-            prompt = {"prompt_token_ids": ids}
-            self._engine.add_request(name, prompt, how.clone(), lora_request=self._adapter)
+        def ask(name: str, id_: str, ids: list[int]) -> None:
+            self._add(Request(name, ids, adapter=adapters[id_]), how)
 
         def answers() -> Iterator[tuple[str, dict[int, float]]]:
             for output in self._engine.step():
                 if output.finished:
                     yield output.request_id, next_tokens(output)
 
-        prompts = (None if one is None else (one.id, one.prompt_ids) for one in requests)
+        def prompts() -> Iterator[tuple[str, list[int]] | None]:
+            for request in requests:
+                if request is None:
+                    yield None
+                    continue
+                adapters[request.id] = request.adapter
+                yield request.id, request.prompt_ids
+
         most = max(1, self._settings.max_in_flight // settings.beams)
-        for id_, ids, seconds in search(prompts, settings, stop_ids, most, ask, answers):
+        for id_, ids, seconds in search(prompts(), settings, stop_ids, most, ask, answers):
+            del adapters[id_]
             stopped = ids[-1] in stop_ids
             text = self._engine.get_tokenizer().decode(
                 ids[:-1] if stopped else ids,
@@ -309,11 +298,3 @@ class Engine:
                 clean_up_tokenization_spaces=False,
             )
             yield Completion(id_, text, ids, len(ids), "stop" if stopped else "length", seconds)
-
-
-def _lora_rank(rank: int) -> int:
-    """The least that vLLM takes which holds `rank`."""
-    room = next((size for size in _LORA_RANKS if size >= rank), None)
-    if room is None:
-        raise RunError(f"adapters of rank {rank}: vLLM takes ranks up to {_LORA_RANKS[-1]}")
-    return room

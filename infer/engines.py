@@ -11,7 +11,7 @@ given to it one by one then: a prompt that it dies of again has a Failure, all o
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from pathlib import Path
@@ -62,7 +62,7 @@ class Engines:
         settings: Generate,
         max_length: int,
         seed: int,
-        adapter: Path | None = None,
+        adapters: Sequence[Path] = (),
         *,
         most: int | None = None,
     ) -> None:
@@ -75,7 +75,7 @@ class Engines:
             "settings": as_dict(settings),
             "max_length": max_length,
             "seed": seed,
-            "adapter": adapter and str(adapter),
+            "adapters": list(map(str, adapters)),
         }
         self._output = settings.max_new_tokens
         at_once = max(1, settings.max_in_flight // settings.beams)
@@ -189,7 +189,13 @@ class Engines:
         for request in requests:
             seat.given[request.id] = request
             seat.load += self._cost(request)
-            seat.process.send({"id": request.id, "prompt_ids": request.prompt_ids})
+            seat.process.send(
+                {
+                    "id": request.id,
+                    "prompt_ids": request.prompt_ids,
+                    "adapter": request.adapter and str(request.adapter),
+                }
+            )
 
     def _cost(self, request: Request) -> int:
         return len(request.prompt_ids) + self._output

@@ -14,7 +14,7 @@ from sumzero.infer.chunks import counter
 from sumzero.infer.engine import Request
 from sumzero.infer.forest import Forest, Node, Tree, Way
 from sumzero.infer.questions import question_ids
-from sumzero.infer.rows import Nodes, Row, answer_row, prompt_facts
+from sumzero.infer.rows import Parts, Row, answer_row, prompt_facts
 from sumzero.records import Record
 
 if TYPE_CHECKING:
@@ -33,14 +33,14 @@ class _Work:
 class LongAnswers:
     """The answers about some records by "map_reduce" or "refine"; all their trees at once."""
 
-    def __init__(self, model: "Model", generate: Generate, nodes: Nodes) -> None:
-        """`nodes` are those that were made before."""
+    def __init__(self, model: "Model", generate: Generate, parts: Parts) -> None:
+        """`parts` gives the rows of nodes that were made before."""
         assert generate.long == "map_reduce" or generate.long == "refine"
         self._model = model
         self._limit = model.contract.prompt_limit(generate.max_new_tokens)
         count = counter(model.renderer)
         self._way = Way(generate.long, count, generate.max_new_tokens, model.mark)
-        self._nodes = nodes
+        self._parts = parts
         self._work: dict[str, _Work] = {}
         self._prompts: dict[str, Row] = {}  # of nodes in the engine: what their rows say of them
 
@@ -68,7 +68,7 @@ class LongAnswers:
         renderer = self._model.renderer
         for record, source in records:
             asked = question_ids(renderer, self._model.asked(record, source), record.instruction)
-            self._work[record.id] = _Work(record, asked, self._nodes.of(record.id))
+            self._work[record.id] = _Work(record, asked, self._parts(record.id))
             room = self._limit - renderer.fixed_tokens(asked)
             yield Tree(record.id, record.document, room, self._way)
 

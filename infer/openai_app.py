@@ -18,16 +18,15 @@ from typing import Any
 from sumzero.config import Generate
 from sumzero.errors import RunError
 from sumzero.infer.engine import (
-    IDLE,
     Completion,
     completion,
     engine_arguments,
     engine_version,
-    lora_request,
     next_tokens,
     one_token,
     sampling,
 )
+from sumzero.infer.lora import check_effect, lora_requests
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,11 @@ class Served:
     seed: int
     probe_ids: list[int]
 
+    @property
+    def adapters(self) -> list[Path]:
+        """Those that the engine has room for."""
+        return [] if self.adapter is None else [self.adapter]
+
 
 class OpenAIApp:
     """A running engine, and vLLM's FastAPI app on it."""
@@ -55,7 +59,8 @@ class OpenAIApp:
     def __init__(self, client: Any, app: Any, served: Served) -> None:
         self.app = app
         self._client = client
-        self._adapter = lora_request(served.adapter)
+        self._served = served
+        self._loras = lora_requests(served.adapters)
         self._sampling = sampling(served.settings, served.stop_ids, served.seed)
 
     @property
@@ -66,28 +71,30 @@ class OpenAIApp:
     async def complete(self, prompt_ids: list[int]) -> Completion:
         """Generates for a prompt; a task that is cancelled ends the generation too."""
         begun = time.perf_counter()
-        last = await self._last(prompt_ids, self._sampling.clone(), self._adapter)
+        last = await self._last(prompt_ids, self._sampling.clone(), self._served.adapter)
         return completion(last, time.perf_counter() - begun)
 
     async def check_adapter(self, prompt_ids: list[int]) -> None:
         """Raises RunError where the adapters, if any, change nothing of what follows a prompt."""
-        if self._adapter is None:
+        if not self._served.adapters:
             return
-        with_it, without = [
+        found = [
             next_tokens(await self._last(prompt_ids, one_token(5), adapter))
-            for adapter in (self._adapter, None)
+            for adapter in (None, *self._served.adapters)
         ]
-        if with_it == without:
-            raise RunError(IDLE)
+        check_effect(self._served.adapters, found)
 
-    async def _last(self, prompt_ids: list[int], how: Any, adapter: Any) -> Any:
+    async def _last(self, prompt_ids: list[int], how: Any, adapter: Path | None) -> Any:
         """vLLM's last output for a prompt."""
         from vllm.sampling_params import RequestOutputKind
 
         how.output_kind = RequestOutputKind.FINAL_ONLY
         last = None
         async for output in self._client.generate(
-            {"prompt_token_ids": prompt_ids}, how, uuid.uuid4().hex, lora_request=adapter
+            {"prompt_token_ids": prompt_ids},
+            how,
+            uuid.uuid4().hex,
+            lora_request=self._loras[adapter],
         ):
             last = output
         assert last is not None, "a generation ends in an output"
@@ -106,7 +113,7 @@ async def openai_app(served: Served, grace: int) -> AsyncIterator[OpenAIApp]:
         config = Path(folder) / "generation_config.json"
         config.write_text(json.dumps({"eos_token_id": served.stop_ids}), encoding="utf-8")
         arguments = engine_arguments(
-            served.model, served.settings, served.max_length, served.seed, served.adapter
+            served.model, served.settings, served.max_length, served.seed, served.adapters
         )
         arguments |= {
             "generation_config": folder,

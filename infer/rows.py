@@ -9,7 +9,7 @@ that a kill has left: no row. A row that has `of` is a node's, of a long documen
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -24,6 +24,8 @@ from sumzero.infer.inputs import Inputs
 from sumzero.records import Record
 
 Row = dict[str, Any]
+Parts = Callable[[str], dict[str, Row]]
+"""The rows of a record's parts that are there, by their ids; given the record's id."""
 _TOGETHER = 1024  # rows that are looked up at once
 _OPEN_FILES = 128
 

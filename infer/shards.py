@@ -14,7 +14,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,13 +109,24 @@ class Shard:
             yield
 
 
-def append(file: Path, rows: Iterable[Row]) -> None:
-    """Writes each row as it comes, whole or torn; what was torn before is cut off."""
+@contextmanager
+def appending(file: Path) -> Iterator[Callable[[Row], None]]:
+    """A function that writes a row behind those that are there; what was torn before is cut off."""
     with file.open("a+b") as out:
         size, whole = out.seek(0, os.SEEK_END), whole_bytes(out)
         if whole < size:
             logger.warning("%s: cut off a torn last line of %d bytes", file, size - whole)
             out.truncate(whole)
-        for row in rows:
+
+        def write(row: Row) -> None:
             out.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
             out.flush()
+
+        yield write
+
+
+def append(file: Path, rows: Iterable[Row]) -> None:
+    """Writes each row as it comes; see `appending`."""
+    with appending(file) as write:
+        for row in rows:
+            write(row)

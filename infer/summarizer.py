@@ -24,7 +24,7 @@ from sumzero.infer.answering import Model, answers
 from sumzero.infer.engines import Engines
 from sumzero.infer.fit import check_fit
 from sumzero.infer.questions import asking, check_room
-from sumzero.infer.rows import Nodes, Row
+from sumzero.infer.rows import Row
 from sumzero.log import progress
 from sumzero.records import Record
 from sumzero.runfile import check
@@ -196,7 +196,7 @@ class Summarizer:
             self._engines = Engines(
                 model.folder, config.generate, model.contract.max_length, config.seed
             )
-        rows = answers(self._engines, iter(records), config, model, Nodes())
+        rows = answers(self._engines, iter(records), config, model, lambda _: {})
         final: Iterable[Row] = (row for row in rows if "of" not in row)
         if sys.stderr.isatty():
             final = progress(final, "summarizing", total=len(records), unit=" texts")

@@ -1,7 +1,7 @@
 """The process of one engine: what it is to run and prompts in, completions out, as JSON lines.
 
-    in   {"model", "settings", "max_length", "seed", "adapter", "cores"}          once
-         {"stop_ids", "seed"}  {"id", "prompt_ids"} ...  {}                       a call
+    in   {"model", "settings", "max_length", "seed", "adapters", "cores"}         once
+         {"stop_ids", "seed"}  {"id", "prompt_ids", "adapter"} ...  {}            a call
     out  {"ready": seconds}  {"id", "text", "token_ids", ...} ...  or  {"fault": in one line}
 
 `python -m sumzero.infer.worker` is what worker_process.py starts. The lines go over the pipes that
@@ -105,7 +105,7 @@ def _started(channel: Channel) -> "Engine":
         TypeAdapter(Generate).validate_json(json.dumps(job["settings"])),
         job["max_length"],
         job["seed"],
-        Path(job["adapter"]) if job["adapter"] else None,
+        list(map(Path, job["adapters"])),
     )
     channel.send({"ready": round(time.perf_counter() - begun, 3)})
     return engine
@@ -130,7 +130,8 @@ class _Waiting:
                 return
             else:
                 self.count += 1
-                yield Request(**message)
+                adapter = message.pop("adapter")
+                yield Request(**message, adapter=adapter and Path(adapter))
 
 
 if __name__ == "__main__":

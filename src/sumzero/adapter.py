@@ -4,6 +4,9 @@
 compares it, and looks whether the adapters change anything at all.
 """
 
+import hashlib
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,15 +20,20 @@ from sumzero.weights_digest import weights_digest
 
 ABOUT = "export.json"  # what a folder was made of
 BASE_DIGEST = "base_digest"  # its key for the weights_digest of the base
+_CONFIG = "adapter_config.json"
+_WHEREABOUTS = ("base_model_name_or_path", "revision")  # its keys that may change with the place
 
 
-def open_adapter(folder: Path, revision: str | None) -> Path:
+def open_adapter(
+    folder: Path, revision: str | None, digest: Callable[[Path], str] = weights_digest
+) -> Path:
     """The folder of the base of adapters in peft's format; `revision` is that of a Hub model.
 
     Raises RunError where the base's weights are not those trained on, or all adapters are zero;
-    DataError where there is no base. A digest reads all of the base's files.
+    DataError where there is no base. `digest` is `weights_digest`, or that with a memory: it reads
+    all of the base's files.
     """
-    about = read_json(folder / "adapter_config.json", "sumzero export --adapter")
+    about = read_json(folder / _CONFIG, "sumzero export --adapter")
     base = local_folder(str(about["base_model_name_or_path"]), revision)
     _check_effect(folder)
     promised = None
@@ -33,13 +41,21 @@ def open_adapter(folder: Path, revision: str | None) -> Path:
         promised = read_json(folder / ABOUT, "sumzero export --adapter").get(BASE_DIGEST)
     if promised is None:
         logger.warning("%s: does not say which weights it was trained on; not checked", folder)
-    elif weights_digest(base) != promised:
+    elif digest(base) != promised:
         raise RunError(
             f"{folder}: the adapters were trained on other weights than those of {base}; name the "
             "base that was trained on in adapter_config.json, or run `sumzero export --adapter` "
             "again"
         )
     return base
+
+
+def adapter_digest(folder: Path) -> str:
+    """A hash over adapters and their settings; where their base lies does not count."""
+    about = read_json(folder / _CONFIG, "sumzero export --adapter")
+    settings = {key: value for key, value in about.items() if key not in _WHEREABOUTS}
+    parts = [weights_digest(folder), json.dumps(settings, sort_keys=True)]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def _check_effect(folder: Path) -> None:

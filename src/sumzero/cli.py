@@ -159,6 +159,13 @@ def _parser() -> argparse.ArgumentParser:
             help="the export (default), the model it began from, or the first-sentence baseline",
         )
         stage.add_argument(
+            "--adapter",
+            action="append",
+            metavar="[NAME=]FOLDER",
+            help="adapters in peft's format in place of export/: a system of this name (default: "
+            "its run's or folder's); may be given several times, for one pass with all of them",
+        )
+        stage.add_argument(
             "--engine",
             default="vllm",
             choices=("vllm", "echo"),

@@ -15,7 +15,9 @@ from sumzero.jobs import STEPS
 from sumzero.runfile import load, run_file
 
 if TYPE_CHECKING:
+    from sumzero.infer.adapted import Adapter
     from sumzero.infer.generation import Generation
+    from sumzero.infer.shards import Shard
 
 
 def _config(options: argparse.Namespace) -> RunConfig:
@@ -107,19 +109,25 @@ def convert(options: argparse.Namespace) -> int:
 def generate(options: argparse.Namespace) -> int:
     """Summaries of the test records or of another file, or of a shard of them."""
     from sumzero.infer.generate import generate, generate_shard
-    from sumzero.infer.shards import Shard
 
-    config, system = _config(options), _system(options)
-    if options.shard is None:
-        return _tell(generate(config, system, options.input), options)
-    if options.parquet:
-        raise ConfigError("--parquet: a shard is no table yet; give it to `sumzero merge`")
-    try:
-        shard = Shard.parse(options.shard)
-    except ValueError as error:
-        raise ConfigError(f"--shard {error}") from None
-    where, there, total = generate_shard(config, system, shard, options.input)
-    print(f"{where}: shard {shard} is done; {there} of all {total} rows are there")
+    config, shard = _config(options), _shard(options)
+    if options.adapter:
+        return _generate_adapted(config, shard, options)
+    system = _system(options)
+    if shard is None:
+        return _tell([generate(config, system, options.input)], options)
+    _tell_shard(shard, generate_shard(config, system, shard, options.input))
+    return 0
+
+
+def _generate_adapted(config: RunConfig, shard: "Shard | None", options: argparse.Namespace) -> int:
+    from sumzero.infer.adapted import generate_adapted, generate_adapted_shard
+
+    adapters = _adapters(options)
+    if shard is None:
+        return _tell(generate_adapted(config, adapters, options.input), options)
+    for found in generate_adapted_shard(config, adapters, shard, options.input):
+        _tell_shard(shard, found)
     return 0
 
 
@@ -127,7 +135,38 @@ def merge(options: argparse.Namespace) -> int:
     """One file of all shards, proven complete."""
     from sumzero.infer.generate import merge_shards
 
-    return _tell(merge_shards(_config(options), _system(options), options.input), options)
+    config = _config(options)
+    if options.adapter:
+        from sumzero.infer.adapted import merge_adapted
+
+        return _tell(merge_adapted(config, _adapters(options), options.input), options)
+    return _tell([merge_shards(config, _system(options), options.input)], options)
+
+
+def _adapters(options: argparse.Namespace) -> list["Adapter"]:
+    from sumzero.infer.adapted import parse_adapters
+
+    if options.engine == "echo" or options.system is not None:
+        raise ConfigError("--adapter names systems of its own; leave --system and --engine out")
+    return parse_adapters(options.adapter)
+
+
+def _shard(options: argparse.Namespace) -> "Shard | None":
+    from sumzero.infer.shards import Shard
+
+    if options.shard is None:
+        return None
+    if options.parquet:
+        raise ConfigError("--parquet: a shard is no table yet; give it to `sumzero merge`")
+    try:
+        return Shard.parse(options.shard)
+    except ValueError as error:
+        raise ConfigError(f"--shard {error}") from None
+
+
+def _tell_shard(shard: "Shard", found: tuple[Path, int, int]) -> None:
+    where, there, total = found
+    print(f"{where}: shard {shard} is done; {there} of all {total} rows are there")
 
 
 def _system(options: argparse.Namespace) -> str:
@@ -136,15 +175,16 @@ def _system(options: argparse.Namespace) -> str:
     return "echo" if options.engine == "echo" else options.system or "finetuned"
 
 
-def _tell(made: "Generation", options: argparse.Namespace) -> int:
+def _tell(generations: list["Generation"], options: argparse.Namespace) -> int:
     from sumzero.infer.table import write_parquet
 
-    if options.parquet:
-        print(write_parquet(made))
-    print(
-        f"{made.folder / 'merged.jsonl'}: {made.manifest['rows']} rows, "
-        f"{made.manifest['errors']} errors, {made.manifest['truncated']} documents cut"
-    )
+    for made in generations:
+        if options.parquet:
+            print(write_parquet(made))
+        print(
+            f"{made.folder / 'merged.jsonl'}: {made.manifest['rows']} rows, "
+            f"{made.manifest['errors']} errors, {made.manifest['truncated']} documents cut"
+        )
     return 0
 
 

@@ -186,8 +186,11 @@ def _of_vllm(
     adapter = folder if (folder / _ADAPTER).is_file() else None
     model = base_folder(folder, config) if adapter else folder
     try:
-        engine = Engine(model, settings, len(prompt) + count, config.seed, adapter=adapter)
-        (made,) = engine.generate([Request("probe", prompt)], [], config.seed, ignore_eos=True)
+        engine = Engine(
+            model, settings, len(prompt) + count, config.seed, [adapter] if adapter else []
+        )
+        request = Request("probe", prompt, adapter=adapter)
+        (made,) = engine.generate([request], [], config.seed, ignore_eos=True)
     except Exception as error:  # vLLM has no errors of its own
         reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         raise RunError(

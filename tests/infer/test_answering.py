@@ -5,7 +5,6 @@ import pytest
 from sumzero.infer.answering import answers
 from sumzero.infer.fingerprint import input_digest
 from sumzero.infer.questions import asking, read_test
-from sumzero.infer.rows import Nodes
 
 from .model_run import Reader, opened, write_run
 
@@ -29,14 +28,14 @@ def config(tmp_path, model_folder, tokenizer):
 
 def _rows(run, tokenizer):
     inputs, model, _ = opened(run)
-    found = answers(Reader(tokenizer), iter(inputs), run, model, Nodes())
+    found = answers(Reader(tokenizer), iter(inputs), run, model, lambda _: {})
     return {row["id"]: row for row in found}
 
 
 def test_each_record_is_asked_and_its_row_says_what_was_kept(config, tokenizer):
     run = config()
     inputs, model, made_by = opened(run)
-    last, first = answers(Reader(tokenizer), iter(inputs), run, model, Nodes())
+    last, first = answers(Reader(tokenizer), iter(inputs), run, model, lambda _: {})
     assert (first["id"], last["id"]) == ("a", "b")
     assert "Was it warm?" in last["text"]
     assert "Who sat?" in first["text"]

@@ -141,7 +141,8 @@ def test_many_prompts_are_searched_at_once_and_none_waits_for_another():
             read.append(number)
             yield str(number), [100 + number]
 
-    def ask(name, ids):
+    def ask(name, prompt, ids):
+        assert ids[0] == 100 + int(prompt)
         asked.append((name, ids))
 
     def answers():

@@ -39,7 +39,7 @@ def _without_seconds(rows):
 def _rows(run, engine, folder):
     inputs, model, _ = opened(run)
     found = there(folder, inputs)
-    return list(answers(engine, inputs.of((~found.has).nonzero()[0]), run, model, found.nodes))
+    return list(answers(engine, inputs.of((~found.has).nonzero()[0]), run, model, found.nodes.of))
 
 
 @pytest.mark.parametrize("long", ["map_reduce", "refine"])
