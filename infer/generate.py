@@ -176,7 +176,8 @@ def _make(job: Job, shard: Shard) -> None:
     with shard.held(job.where), ExitStack() as ended:
         mine = shard.of(inputs.sizes, inputs.document_hashes, config.generate.max_new_tokens)
         rows_there = there(job.where, inputs)
-        todo = mine[~rows_there.has[mine]]
+        todo, parts = mine[~rows_there.has[mine]], rows_there.nodes.of
+        del rows_there  # 12 bytes an input
         if len(todo) < len(mine):
             kept = len(mine) - len(todo)
             logger.info("%s: %d rows are there, %d to go", file, kept, len(todo))
@@ -192,7 +193,7 @@ def _make(job: Job, shard: Shard) -> None:
 
             engines = ended.enter_context(start_engines(job.model, config, len(todo)))
             started = engines.seconds_start
-            rows = answers(engines, inputs.of(todo), config, job.model, rows_there.nodes.of)
+            rows = answers(engines, inputs.of(todo), config, job.model, parts)
         append(file, shown(rows, job.system, len(todo)))
         drop_other_times(job, shard)
         if not len(todo):
