@@ -1,7 +1,7 @@
 """Answers of a model: what it is, what its records are asked, and rows as its engine makes them."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,8 @@ from typing import Any
 from sumzero.config import RunConfig, Source
 from sumzero.contract import Contract, open_contract
 from sumzero.infer.engine import Engine, Request, engine_version
-from sumzero.infer.fingerprint import input_digest
 from sumzero.infer.inputs import Inputs
-from sumzero.infer.questions import asking, check_room, question_ids
+from sumzero.infer.questions import Asked, all_asked, asking, check_room, question_ids
 from sumzero.infer.rows import Row
 from sumzero.loading import local_folder
 from sumzero.log import progress
@@ -29,7 +28,7 @@ class Model:
     folder: Path
     contract: Contract
     renderer: PromptRenderer
-    asked: Callable[[Record, Source], str]
+    asked: Asked
 
 
 def open_model(config: RunConfig, system: str, inputs: Inputs) -> tuple[Model, dict[str, Any]]:
@@ -41,15 +40,7 @@ def open_model(config: RunConfig, system: str, inputs: Inputs) -> tuple[Model, d
     folder = RunFolder.of(config)
     contract, renderer = open_contract(folder.export)
     asked = asking(config, contract)
-    texts: set[str] = set()
-
-    def all_asked() -> Iterator[tuple[Record, str]]:
-        for record, source in inputs:
-            text = asked(record, source)
-            texts.add(text)
-            yield record, text
-
-    digest = input_digest(all_asked())
+    texts, digest = all_asked(inputs, asked)
     check_room(texts, renderer, contract, config.generate.max_new_tokens)
     path = folder.export
     if system == "untrained":
@@ -60,7 +51,7 @@ def open_model(config: RunConfig, system: str, inputs: Inputs) -> tuple[Model, d
         "sampling": as_dict(config.generate),
         "seed": config.seed,
         "engine": engine_version(),
-        "asked": sorted(texts),
+        "asked": texts,
         "input": digest,
     }
     return Model(path, contract, renderer, asked), made_by

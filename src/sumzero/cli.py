@@ -10,6 +10,7 @@ from pathlib import Path
 from sumzero import __version__, commands, log
 from sumzero.errors import guarded
 from sumzero.jobs import STEPS
+from sumzero.remote_options import add_remote_options
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -153,6 +154,7 @@ def _parser() -> argparse.ArgumentParser:
         "sumzero merge runs/scitldr",
     )
     for stage in (generate, merge):
+        add_remote_options(stage, with_batches=stage is generate)
         stage.add_argument(
             "--system",
             choices=("finetuned", "untrained", "lead1"),

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 from sumzero.config import RunConfig
 from sumzero.errors import ConfigError
 from sumzero.jobs import STEPS
+from sumzero.remote_options import remote_of
 from sumzero.runfile import load, run_file
 
 if TYPE_CHECKING:
+    from sumzero.infer.chat import Remote
     from sumzero.infer.generation import Generation
 
 
@@ -110,6 +112,8 @@ def generate(options: argparse.Namespace) -> int:
     from sumzero.infer.shards import Shard
 
     config, system = _config(options), _system(options)
+    if not isinstance(system, str) and system.address is None:
+        return _batch(config, system, options)
     if options.shard is None:
         return _tell(generate(config, system, options.input), options)
     if options.parquet:
@@ -123,6 +127,24 @@ def generate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _batch(config: RunConfig, remote: "Remote", options: argparse.Namespace) -> int:
+    from sumzero.infer.generate import merge_shards, read_batch, write_batch
+
+    if options.batch_out:
+        written = write_batch(config, remote, Path(options.batch_out), options.input)
+        for file, count in written.items():
+            print(f"{file}: {count} requests")
+        if not written:
+            print("no request is left to write; --batch-in takes what was answered")
+        return 0
+    answered = [Path(file) for file in options.batch_in]
+    where, there, total = read_batch(config, remote, answered, options.input)
+    if there == total:
+        return _tell(merge_shards(config, remote, options.input), options)
+    print(f"{where}: {there} of all {total} rows are there; --batch-out writes what is missing")
+    return 0
+
+
 def merge(options: argparse.Namespace) -> int:
     """One file of all shards, proven complete."""
     from sumzero.infer.generate import merge_shards
@@ -130,7 +152,9 @@ def merge(options: argparse.Namespace) -> int:
     return _tell(merge_shards(_config(options), _system(options), options.input), options)
 
 
-def _system(options: argparse.Namespace) -> str:
+def _system(options: argparse.Namespace) -> "str | Remote":
+    if remote := remote_of(options):
+        return remote
     if options.engine == "echo" and options.system is not None:
         raise ConfigError("--engine echo is a system of its own; leave --system out")
     return "echo" if options.engine == "echo" else options.system or "finetuned"

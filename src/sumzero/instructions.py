@@ -191,6 +191,23 @@ def instruction_set(source: Source, data: Data, language: str) -> InstructionSet
     return parse_instructions(values, "data.instruction")
 
 
+def trained_set(
+    sets: Iterable[InstructionSet], source: Source, data: Data, language: str
+) -> InstructionSet | None:
+    """Of the sets that a model was trained with, the one for the source's task and the language.
+
+    Of several it is the source's own, if that is among them.
+    """
+    of_task = [one for one in sets if one.task == source.task]
+    trained = [one for one in of_task if one.language == language] or [
+        one for one in of_task if one.language == primary(language)
+    ]
+    if len(trained) > 1:
+        own = instruction_set(source, data, language)
+        return own if own in trained else trained[0]
+    return trained[0] if trained else None
+
+
 def sets_of(sources: Iterable[Source], data: Data) -> list[InstructionSet]:
     """The sets that sources are asked with, each once, in the order of the sources.
 
