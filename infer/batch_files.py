@@ -121,7 +121,7 @@ class Results:
         for reason, count in self.unanswered.most_common(5):
             logger.warning("%d requests were not answered: %s", count, reason)
         for model in sorted(self.models):
-            if not model.startswith(chat.remote.model):
+            if model and not model.startswith(chat.remote.model):
                 logger.warning("some answers are by %r, not %r", model, chat.remote.model)
 
 

@@ -131,7 +131,7 @@ class _Server:
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
         seconds = self._settings.timeout
-        # Proxies are taken from the environment, but no passwords from ~/.netrc: a key is set.
+        # Not trust_env: it takes passwords of ~/.netrc as well, in place of the key.
         url = urlsplit(self._address)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
@@ -154,28 +154,28 @@ class _Server:
         row, body = self._chat.ask(record, source)
         if body is None:
             return _Answer(row, False)
-        failures = tries = 0
+        failures = tries = 0  # in all, and without another answer meanwhile
         answered = self.num_answered
         while True:
             await self._paused()
             begun = time.perf_counter()
             try:
                 found = await self._post(body)
+                break
             except _Again as fault:
                 failures += 1
-                if not fault.busy or self.num_answered == answered:
-                    tries += 1
+                tries += not fault.busy or self.num_answered == answered
                 answered = self.num_answered
-                if tries > self._settings.max_retries and fault.busy:
-                    self._ends(f"{fault.reason}, {failures} times")
                 if tries > self._settings.max_retries:
-                    return _Answer({**row, "error": f"{fault.reason}, {failures} times"}, True)
+                    reason = f"{fault.reason}, {failures} times"
+                    if fault.busy:
+                        self._ends(reason)
+                    return _Answer({**row, "error": reason}, True)
                 await self._wait(fault, failures)
-                continue
-            self.num_answered += 1
-            if "error" not in found:
-                found["seconds"] = round(time.perf_counter() - begun, 4)
-            return _Answer({**row, **found}, False)
+        self.num_answered += 1
+        if "error" not in found:
+            found["seconds"] = round(time.perf_counter() - begun, 4)
+        return _Answer({**row, **found}, False)
 
     async def _paused(self) -> None:
         """Until the time is over that the server has asked for."""

@@ -11,23 +11,27 @@ if TYPE_CHECKING:
 
 def add_remote_options(stage: argparse.ArgumentParser, *, with_batches: bool) -> None:
     """Adds them to a subcommand; batch files are for `generate` alone."""
-    stage.add_argument(
+    group = stage.add_argument_group(
+        "models that others serve",
+        "example: --endpoint https://api.openai.com/v1 --model gpt-4.1-mini",
+    )
+    group.add_argument(
         "--endpoint",
         metavar="URL",
-        help="an OpenAI-compatible server that answers in place of the export: https://HOST/v1; "
-        "its key is taken from OPENAI_API_KEY (endpoint.key_variable)",
+        help="an OpenAI-compatible server answers in place of the export; its key is taken from "
+        "OPENAI_API_KEY (endpoint.key_variable)",
     )
-    stage.add_argument(
+    group.add_argument(
         "--model", metavar="NAME", help="what the server calls the model; the system's name"
     )
     if with_batches:
-        stage.add_argument(
+        group.add_argument(
             "--batch-out",
             metavar="FILE",
             help="write the requests that have no row yet as an OpenAI batch file, for `vllm "
             "run-batch` or a hosted batch API",
         )
-        stage.add_argument(
+        group.add_argument(
             "--batch-in",
             metavar="FILE",
             action="append",

@@ -62,8 +62,12 @@ class ChatServer:
 
     def __exit__(self, *_):
         self.is_over.set()
-        self._server.shutdown()
+        self.stop_listening()
         self._thread.join()
+
+    def stop_listening(self):
+        """From now on nobody can connect."""
+        self._server.shutdown()
         self._server.server_close()
 
     def handle(self, request):
