@@ -30,6 +30,7 @@ _OF_THE_ENGINE = (
     "prefix_caching",
     "dtype",
     "max_in_flight",
+    "engines",
     "tensor_parallel",
     "gpu_memory_utilization",
     "cpu_kv_cache_gib",

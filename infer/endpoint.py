@@ -17,7 +17,9 @@ import json
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from itertools import islice
 from typing import Any, NamedTuple, NoReturn
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -66,50 +68,57 @@ def answers(
     Raises RunError where no more answers can be expected.
     """
     server = _Server(chat, settings)
-    tasks: set[asyncio.Task[_Answer]] = set()
-    given_up: list[Row] = []  # since the last answer
     with asyncio.Runner() as runner:
-        loop = runner.get_loop()
         runner.run(server.open())
         try:
-            more = True
-            while more or tasks:
-                while more and len(tasks) < settings.max_in_flight:
-                    pair = next(records, None)
-                    more = pair is not None
-                    if pair is not None:
-                        tasks.add(loop.create_task(server.answer(*pair)))
-                if not tasks:
-                    break
-                done, tasks = runner.run(_first(tasks))
-                failed = [task for task in done if task.exception()]
-                for row, is_given_up in (t.result() for t in done if t not in failed):
-                    given_up.append(row)
-                    if not is_given_up:
-                        yield from given_up
-                        given_up.clear()
-                if failed:
-                    failed[0].result()  # raises
-                if len(given_up) >= max(2, settings.max_in_flight):
-                    server.is_down(given_up)
-            if len(given_up) > 1 and not server.num_answered:
-                server.is_down(given_up)
-            yield from given_up
+            with closing(_answered(runner, server, records, settings.max_in_flight)) as found:
+                yield from _doubted(server, found, max(2, settings.max_in_flight))
         finally:
-            runner.run(_end(server, tasks))
+            runner.run(server.close())
 
 
-async def _first(
-    tasks: set[asyncio.Task[_Answer]],
-) -> tuple[set[asyncio.Task[_Answer]], set[asyncio.Task[_Answer]]]:
-    return await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+def _answered(
+    runner: asyncio.Runner, server: "_Server", records: Iterator[tuple[Record, Source]], most: int
+) -> Generator[_Answer, None, None]:
+    """Answers as they come, with at most so many requests at once."""
+    tasks: set[asyncio.Task[_Answer]] = set()
+    try:
+        while True:
+            for pair in islice(records, most - len(tasks)):
+                tasks.add(runner.get_loop().create_task(server.answer(*pair)))
+            if not tasks:
+                return
+            done, tasks = runner.run(asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED))
+            failed = [task for task in done if task.exception()]
+            yield from (task.result() for task in done if task not in failed)
+            if failed:
+                failed[0].result()  # raises
+    finally:
+        runner.run(_cancelled(tasks))
 
 
-async def _end(server: "_Server", tasks: set[asyncio.Task[_Answer]]) -> None:
+async def _cancelled(tasks: set[asyncio.Task[_Answer]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    await server.close()
+
+
+def _doubted(server: "_Server", found: Iterator[_Answer], most: int) -> Iterator[Row]:
+    """The rows; those that were given up only once the server has answered another request.
+
+    Raises RunError where so many in a row are given up, or all are.
+    """
+    given_up: list[Row] = []
+    for row, is_given_up in found:
+        given_up.append(row)
+        if not is_given_up:
+            yield from given_up
+            given_up.clear()
+        if len(given_up) == most:
+            server.is_down(given_up)
+    if len(given_up) > 1 and not server.num_answered:
+        server.is_down(given_up)
+    yield from given_up
 
 
 class _Server:
@@ -237,29 +246,24 @@ class _Server:
                 return generated(reply)
             except ValueError as error:
                 raise _Again(str(error), busy=False) from None
-        reason = f"HTTP {status}: {self._hidden(said(reply) or response.reason or '')}"
+        reason = f"HTTP {status}: {said(reply, self._key) or 'no reason given'}"
         code = error_code(reply)
         if status in _ENDS or status < 400 or code in _FOR_ALL:
-            self._ends(reason + self._advice(status, response))
+            self._ends(reason + self._advice(status))
         if status in _BUSY or status == 408 or status >= 500:
             pause = retry_after(response.headers.get("Retry-After"))
             raise _Again(reason, busy=status in _BUSY, pause=pause)
         return {"error": reason}
 
-    def _advice(self, status: int, response: aiohttp.ClientResponse) -> str:
+    def _advice(self, status: int) -> str:
         if status in (401, 403):
             have = "is the key in" if self._key else "a key is taken from"
             return f"; {have} {self._settings.key_variable}"
         if status == 400:
             return "; see the settings endpoint.leave_out and endpoint.max_tokens_name"
         if 300 <= status < 400:
-            to = one_line(response.headers.get("Location", "elsewhere"))
-            return f"; it sends to {to}, where the key does not follow"
+            return "; it sends elsewhere, and the key does not follow: give that address"
         return ""
-
-    def _hidden(self, text: str) -> str:
-        """The text without the key, which some servers repeat."""
-        return text.replace(self._key, "***") if self._key else text
 
     def _ends(self, reason: str) -> NoReturn:
         raise RunError(

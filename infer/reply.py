@@ -36,12 +36,17 @@ def generated(reply: Any) -> Row:
     raise ValueError("the answer has no text that is one")
 
 
-def said(body: Any) -> str:
-    """The message of an error as OpenAI's API and others write it, in one line."""
+def said(body: Any, key: str = "") -> str:
+    """The message of an error as OpenAI's API and others write it, in one line.
+
+    Some servers repeat the key: it is left out.
+    """
     for name in ("error", "message", "detail"):
         if isinstance(body, Mapping) and name in body:
             body = body[name]
-    return one_line(body if isinstance(body, str) else "")
+    if not isinstance(body, str):
+        return ""
+    return one_line(body.replace(key, "***") if key else body)
 
 
 def error_code(body: Any) -> str:
