@@ -14,15 +14,11 @@ with their number.
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from sumzero.config import RunConfig, Source
 from sumzero.errors import ConfigError, RunError
-from sumzero.infer.batch_files import Results, write_requests
 from sumzero.infer.chat import Chat, Remote
 from sumzero.infer.echo import VERSION as ECHO
 from sumzero.infer.echo import Echo, EchoRequest, count_tokens
@@ -41,17 +37,17 @@ if TYPE_CHECKING:  # it loads torch, which a generation without a model does not
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """What is to be generated: inputs, by what, and where to; `about` is for the manifest."""
 
     config: RunConfig
     system: str
     inputs: Inputs
     model: "Model | None"
-    chat: Chat | None
     made_by: dict[str, Any]
     about: dict[str, Any]
     where: Path
+    chat: Chat | None = None
 
 
 def generate(
@@ -60,12 +56,12 @@ def generate(
     """Generates for every record of the test split that has no row yet, and merges.
 
     `system` is one of SYSTEMS: "finetuned" is the export, "untrained" the model that training began
-    with, under the same contract, "lead1" the document's first sentence, and "echo" its head; or a
-    model that others serve. With
-    `input_file` its rows take the place of the test split; they need no targets and are never
-    scored. Raises DataError, ConfigError or RunError for what the user can mend.
+    with, under the same contract, "lead1" the document's first sentence, and "echo" its head; or it
+    is a model that others serve. With `input_file` its rows take the place of the test split; they
+    need no targets and are never scored. Raises DataError, ConfigError or RunError for what the
+    user can mend.
     """
-    job = _job(config, system, input_file)
+    job = open_job(config, system, input_file)
     if done := found(job.where):
         logger.info("generated already: %s", job.where)
         return done
@@ -81,7 +77,7 @@ def generate_shard(
     Returns the generation's folder, how many of its rows are there by now, of all shards, and how
     many there will be.
     """
-    job = _job(config, system, input_file)
+    job = open_job(config, system, input_file)
     if not (job.where / "manifest.json").is_file():
         _make(job, shard)
     return job.where, len(there(job.where, job.inputs)), len(job.inputs)
@@ -91,7 +87,7 @@ def merge_shards(
     config: RunConfig, system: str | Remote = "finetuned", input_file: str | None = None
 ) -> Generation:
     """Merges what shards have generated. Raises RunError where a row is missing."""
-    job = _job(config, system, input_file)
+    job = open_job(config, system, input_file)
     if done := found(job.where):
         return done
     if not job.where.is_dir():
@@ -102,41 +98,8 @@ def merge_shards(
     return _merged(job)
 
 
-def write_batch(
-    config: RunConfig, remote: Remote, file: Path, input_file: str | None = None
-) -> dict[Path, int]:
-    """Writes requests for the records that have no row yet; returns how many are in each file.
-
-    Raises as `generate`, and as `batch_files.write_requests`.
-    """
-    job, shard = _job(config, remote, input_file), Shard(0, 1)
-    assert job.chat
-    with shard.held(job.where):
-        todo = np.flatnonzero(~there(job.where, job.inputs).has)
-        asked = partial(job.chat.each, job.inputs.of(todo))
-        files = write_requests(file, ((row["id"], body) for row, body in asked() if body))
-        append(shard.file(job.where), (row for row, body in asked() if not body))
-    return files
-
-
-def read_batch(
-    config: RunConfig, remote: Remote, files: list[Path], input_file: str | None = None
-) -> tuple[Path, int, int]:
-    """Takes rows from what batches have answered; returns as `generate_shard`.
-
-    Raises as `generate`, and as `batch_files.Results`.
-    """
-    job, shard = _job(config, remote, input_file), Shard(0, 1)
-    assert job.chat
-    results = Results(files, job.inputs)
-    results.tell(job.chat)
-    with shard.held(job.where):
-        has = there(job.where, job.inputs).has
-        append(shard.file(job.where), results.rows(job.chat, has))
-    return job.where, len(there(job.where, job.inputs)), len(job.inputs)
-
-
-def _job(config: RunConfig, system: str | Remote, input_file: str | None) -> _Job:
+def open_job(config: RunConfig, system: str | Remote, input_file: str | None) -> Job:
+    """What `generate` is to do for these arguments; raises as it does."""
     remote, system = (system, system.model) if isinstance(system, Remote) else (None, system)
     sources = config.data.test
     if input_file is not None:
@@ -170,7 +133,7 @@ def _job(config: RunConfig, system: str | Remote, input_file: str | None) -> _Jo
         made_by["split"] = "input"
         about["input_file"] = input_file
     where = folder.generations / fingerprint(made_by)
-    return _Job(config, system, inputs, model, chat, made_by, about, where)
+    return Job(config, system, inputs, model, made_by, about, where, chat)
 
 
 def _source_of(config: RunConfig, system: str, file: str) -> Source:
@@ -180,7 +143,7 @@ def _source_of(config: RunConfig, system: str, file: str) -> Source:
     return replace(given, path=file, subset=None, split=None, revision=None, lead=lead)
 
 
-def _make(job: _Job, shard: Shard) -> None:
+def _make(job: Job, shard: Shard) -> None:
     """Generates the rows of a shard that are not there, whichever file they would be in."""
     config, inputs, file = job.config, job.inputs, shard.file(job.where)
     with shard.held(job.where):
@@ -219,7 +182,7 @@ def _make(job: _Job, shard: Shard) -> None:
         write_json(file.with_suffix(".timing.json"), facts)
 
 
-def _merged(job: _Job) -> Generation:
+def _merged(job: Job) -> Generation:
     timings = [
         read_json(file, "sumzero generate") for file in job.where.glob("shard-*.timing.json")
     ]

@@ -128,7 +128,8 @@ def generate(options: argparse.Namespace) -> int:
 
 
 def _batch(config: RunConfig, remote: "Remote", options: argparse.Namespace) -> int:
-    from sumzero.infer.generate import merge_shards, read_batch, write_batch
+    from sumzero.infer.batches import read_batch, write_batch
+    from sumzero.infer.generate import merge_shards
 
     if options.batch_out:
         written = write_batch(config, remote, Path(options.batch_out), options.input)

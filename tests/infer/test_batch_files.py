@@ -7,8 +7,9 @@ import pytest
 from sumzero.cli import main
 from sumzero.errors import ConfigError, DataError, RunError
 from sumzero.infer import batch_files
+from sumzero.infer.batches import read_batch, write_batch
 from sumzero.infer.chat import Remote
-from sumzero.infer.generate import merge_shards, read_batch, write_batch
+from sumzero.infer.generate import merge_shards
 from sumzero.infer.generation import finished_generations
 from sumzero.runfile import load
 from sumzero.runfolder import RunFolder

@@ -3,8 +3,9 @@ import json
 import pytest
 
 from sumzero.errors import RunError
+from sumzero.infer.batches import read_batch
 from sumzero.infer.chat import Remote
-from sumzero.infer.generate import generate, merge_shards, read_batch
+from sumzero.infer.generate import generate, merge_shards
 from sumzero.infer.questions import read_test, references
 from sumzero.infer.report import report
 from sumzero.infer.score import score, table
