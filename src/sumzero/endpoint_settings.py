@@ -23,7 +23,7 @@ class Endpoint:
     backoff: Positive = 1.0
     """Seconds before it is sent again; doubled each time, up to 60, with jitter."""
     max_tokens_name: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
-    """What the server calls `generate.max_new_tokens`; servers of before 2025 know the second."""
+    """What the server calls `generate.max_new_tokens`; some know only the second."""
     leave_out: Annotated[
         tuple[Literal["temperature", "top_p", "frequency_penalty", "seed"], ...],
         Field(strict=False),

