@@ -43,7 +43,7 @@ def score(config: RunConfig) -> dict[str, Any]:
         if generation.manifest["documents"] not in made_from:
             raise RunError(
                 f"{generation.folder}: made from other documents of the same ids; run `sumzero "
-                f"generate RUN.toml --system {system}` again"
+                f"generate RUN.toml` again, for the system {system}"
             )
         values = rouge(wanted, [texts[r.id] for r in records])
         metrics = {}
@@ -66,12 +66,13 @@ def score(config: RunConfig) -> dict[str, Any]:
 def table(scores: dict[str, Any]) -> str:
     """The scores as a text table: a row a system, each value with half its interval's width."""
     names = list(next(iter(scores["systems"].values()))["metrics"])
-    lines = [f"{'system':<12}" + "".join(f"{name:>16}" for name in names)]
+    width = max(12, *(len(system) + 1 for system in scores["systems"]))
+    lines = ["system".ljust(width) + "".join(f"{name:>16}" for name in names)]
     for system, found in scores["systems"].items():
         cells = ""
         for name in names:
             metric = found["metrics"][name]
             half = (metric["high"] - metric["low"]) / 2
             cells += f"{metric['value']:9.2f} ± {half:4.2f}"
-        lines.append(f"{system:<12}{cells}")
+        lines.append(system.ljust(width) + cells)
     return "\n".join(lines)
