@@ -54,6 +54,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES), help="timed on CUDA"
     )
+    parser.add_argument(
+        "--no-recompute", action="store_true", help="on CUDA, not with activations recomputed too"
+    )
 
 
 def measure(options: argparse.Namespace, results: Results) -> None:
@@ -64,7 +67,7 @@ def measure(options: argparse.Namespace, results: Results) -> None:
     if torch.cuda.is_available():
         for name in options.shapes:
             shape = QUICK if options.quick else replace(SHAPES[name], layers=CUDA_LAYERS[name])
-            _on_cuda(name, shape, results)
+            _on_cuda(name, shape, results, (False,) if options.no_recompute else (False, True))
         return
     _on_cpu(QUICK if options.quick else replace(SHAPES["0.6B"], layers=options.layers), results)
     for name in SHAPES:
@@ -108,10 +111,10 @@ def _beside_peers(about: str, runs: Runs, work: str, goal: float, results: Resul
     return factor
 
 
-def _on_cuda(name: str, shape: Shape, results: Results) -> None:
+def _on_cuda(name: str, shape: Shape, results: Results, recomputed: tuple[bool, ...]) -> None:
     with Runs(shape, "cuda", CUDA_TOKENS) as runs:
         for work in (SINGLE, FIVE):
-            for recompute in (False, True):
+            for recompute in recomputed:
                 about = f"CUDA, {name} of {shape.layers} layers, {work}"
                 about += ", recomputed" if recompute else ""
                 ours = runs.run(work, system="sumzero", recompute=recompute)

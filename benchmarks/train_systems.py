@@ -9,6 +9,7 @@ the workload; the trainers take the norm whether it is clipped or not. Building 
 counted for none. All of it is bfloat16, without autocast.
 """
 
+import inspect
 import json
 import math
 import resource
@@ -226,6 +227,10 @@ def _register_varlen() -> None:
     from torch.nn.attention.varlen import varlen_attn
     from transformers import AttentionInterface
 
+    # Until torch 2.12 fewer key heads are taken unasked.
+    known = inspect.signature(varlen_attn).parameters
+    grouped: Any = {"enable_gqa": True} if "enable_gqa" in known else {}
+
     def attend(
         module: Any, query: Any, key: Any, value: Any, mask: Any, scaling: float, **given: Any
     ) -> tuple[Any, None]:
@@ -235,7 +240,7 @@ def _register_varlen() -> None:
             *(q_THD, k_TKD, v_TKD, offsets, offsets, longest, longest),
             scale=scaling,
             window_size=(-1, 0),  # causal
-            enable_gqa=True,
+            **grouped,
         )
         return out_THD.unsqueeze(0), None
 

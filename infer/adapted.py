@@ -29,12 +29,13 @@ from sumzero.infer.generate import (
     note_time,
     progress_of,
     read_inputs,
+    shown,
 )
 from sumzero.infer.generation import SYSTEMS, Generation, found
 from sumzero.infer.inputs import Inputs
-from sumzero.infer.rows import there
+from sumzero.infer.rows import Nodes, Parts, Row, there
 from sumzero.infer.shards import Shard, appending
-from sumzero.log import logger, progress
+from sumzero.log import logger
 from sumzero.prompt import PromptRenderer
 from sumzero.records import Record
 from sumzero.weights_digest import weights_digest
@@ -154,7 +155,8 @@ def _make(jobs: Sequence[Job], shard: Shard) -> None:
         for job in sorted(jobs, key=lambda job: job.where):  # so that no two wait for each other
             held.enter_context(shard.held(job.where))
         mine = shard.of(inputs.sizes, inputs.document_hashes, config.generate.max_new_tokens)
-        lacking_JN = np.stack([~there(job.where, inputs).has[mine] for job in jobs])
+        rows_there = [there(job.where, inputs) for job in jobs]
+        lacking_JN = np.stack([~rows.has[mine] for rows in rows_there])
         for job in jobs:
             drop_other_times(job, shard)
         if not lacking_JN.any():
@@ -166,12 +168,13 @@ def _make(jobs: Sequence[Job], shard: Shard) -> None:
         engines = held.enter_context(start_engines(model, config, total))
         begun = time.perf_counter()
         records = _marked(inputs, mine, lacking_JN)
-        rows = answers(_Adapted(engines, adapters), records, config, model)
+        parts = _parts([rows.nodes for rows in rows_there])
+        rows = answers(_Adapted(engines, adapters), records, config, model, parts)
         writes = [held.enter_context(appending(shard.file(job.where))) for job in jobs]
         names = ", ".join(job.system for job in jobs)
-        for row in progress(rows, f"generating: {names}", total=total, unit=" rows"):
-            number, row["id"] = _told(row["id"])
-            writes[number](row)
+        for row in shown(rows, names, total):
+            number, _ = _told(row["id"])
+            writes[number](_unmarked(row))
         seconds = time.perf_counter() - begun
         for job, count in zip(jobs, lacking_JN.sum(1), strict=True):
             note_time(job, shard, engines.seconds_start, seconds, int(count))
@@ -185,13 +188,25 @@ class _Adapted:
         self._adapters = adapters
 
     def generate(
-        self, requests: Iterable[Request], stop_ids: list[int], seed: int
+        self, requests: Iterable[Request | None], stop_ids: list[int], seed: int
     ) -> Iterator[Completion | Failure]:
         """See `Engine.generate`."""
         with_them = (
-            replace(request, adapter=self._adapters[_told(request.id)[0]]) for request in requests
+            request and replace(request, adapter=self._adapters[_told(request.id)[0]])
+            for request in requests
         )
         return self._engine.generate(with_them, stop_ids, seed)
+
+
+def _parts(of_jobs: Sequence[Nodes]) -> Parts:
+    """The parts that each job has of its documents, under marked ids."""
+
+    def marked(record_id: str) -> dict[str, Row]:
+        number, own = _told(record_id)
+        rows = of_jobs[number].of(own)
+        return {f"{number}:{id_}": {**row, "id": f"{number}:{id_}"} for id_, row in rows.items()}
+
+    return marked
 
 
 def _marked(
@@ -203,6 +218,15 @@ def _marked(
     for by_job, (record, source) in zip(lacking_JN[:, lacked].T, records, strict=True):
         for number in np.flatnonzero(by_job).tolist():
             yield replace(record, id=f"{number}:{record.id}"), source
+
+
+def _unmarked(row: Row) -> Row:
+    """A row with its record's own id, and those of the parts of its document."""
+    ids = {name: _told(row[name])[1] for name in ("id", "of") if name in row}
+    for level in row["tree"]["levels"] if "tree" in row else ():
+        for node in level:
+            node["id"] = _told(node["id"])[1]
+    return row | ids
 
 
 def _told(id_: str) -> tuple[int, str]:

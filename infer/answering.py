@@ -10,9 +10,11 @@ from sumzero.contract import Contract, open_contract
 from sumzero.infer.engine import Completion, Failure, Request, engine_version
 from sumzero.infer.engines import Engines
 from sumzero.infer.fingerprint import input_digest
+from sumzero.infer.forest import IN_PARTS, mark_of
 from sumzero.infer.inputs import Inputs
+from sumzero.infer.long_answers import LongAnswers
 from sumzero.infer.questions import asking, check_room, question_ids
-from sumzero.infer.rows import Row
+from sumzero.infer.rows import Parts, Row, answer_row, prompt_facts
 from sumzero.loading import local_folder
 from sumzero.prompt import PromptRenderer
 from sumzero.records import Record
@@ -25,16 +27,20 @@ class Answering(Protocol):
     """What generation uses of an engine, of several, or of what stands in for one."""
 
     def generate(
-        self, requests: Iterable[Request], stop_ids: list[int], seed: int
+        self, requests: Iterable[Request | None], stop_ids: list[int], seed: int
     ) -> Iterator[Completion | Failure]:
-        """Yields what becomes of each request, in any order."""
+        """Yields what becomes of each request, in any order.
+
+        They may give None for "none just now", as long as others are at work.
+        """
 
 
 @dataclass(frozen=True)
 class Model:
     """What generates: a folder, the contract it generates under, and what it is asked.
 
-    `adapters` are folders of those that its requests may run with.
+    `adapters` are folders of those that its requests may run with; `mark` is that of
+    `forest.mark_of`, for its records' ids.
     """
 
     folder: Path
@@ -42,6 +48,7 @@ class Model:
     renderer: PromptRenderer
     asked: Callable[[Record, Source], str]
     adapters: tuple[Path, ...] = ()
+    mark: str = "#"
 
 
 def open_model(config: RunConfig, system: str, inputs: Inputs) -> tuple[Model, dict[str, Any]]:
@@ -87,15 +94,19 @@ def model_under(
         "asked": sorted(texts),
         "input": input_,
     }
-    return Model(path, contract, renderer, asked), made_by
+    mark = mark_of(inputs.all_ids()) if config.generate.long in IN_PARTS else "#"
+    return Model(path, contract, renderer, asked, mark=mark), made_by
 
 
 def start_engines(model: Model, config: RunConfig, rows: int) -> Engines:
-    """vLLM with the model, as many times as there is room here; at most one for each row."""
+    """vLLM with the model, as many times as there is room here; at most one for each row.
+
+    A document that is summarized in parts has work for several.
+    """
     return Engines(
         *(model.folder, config.generate, model.contract.max_length, config.seed),
         adapters=model.adapters,
-        most=rows,
+        most=None if config.generate.long in IN_PARTS else rows,
     )
 
 
@@ -104,8 +115,17 @@ def answers(
     records: Iterator[tuple[Record, Source]],
     config: RunConfig,
     model: Model,
+    parts: Parts,
 ) -> Iterator[Row]:
-    """A row for each record, as they finish; one that cannot be answered has its error."""
+    """A row for each record, as they finish; one that cannot be answered has its error.
+
+    By "map_reduce" and "refine" there are rows of the parts of a document too, which have `of`, the
+    record's id; `parts` gives those that were made before.
+    """
+    if config.generate.long in IN_PARTS:
+        trees = LongAnswers(model, config.generate, parts)
+        yield from trees.rows(engine, records, config.seed)
+        return
     contract, renderer = model.contract, model.renderer
     facts: dict[str, Row] = {}
     unfit: list[Row] = []
@@ -117,35 +137,19 @@ def answers(
             asked_ids = question_ids(renderer, text, record.instruction)
             limit = contract.prompt_limit(config.generate.max_new_tokens)
             prompt = renderer.prompt(document, limit, asked_ids)
-            if prompt is None:
+            # `check_fit` does not look at one with fewer bytes than there is room for tokens.
+            uncut = config.generate.long is None
+            if prompt is None or (uncut and prompt.document_kept < len(document)):
                 reason = f"the prompt does not fit: {len(document)} document tokens"
                 unfit.append({"id": record.id, "error": reason, **record.beside()})
                 continue
-            facts[record.id] = {
-                "document_tokens": prompt.document_tokens,
-                "document_kept": prompt.document_kept,
-                "prompt_tokens": len(prompt.ids),
-                "truncated": prompt.document_kept < prompt.document_tokens,
-                "truncation": renderer.truncation.rule,
-                **record.beside(),
-            }
+            facts[record.id] = prompt_facts(
+                record, len(document), prompt.document_kept, len(prompt.ids), contract.truncation
+            )
             yield Request(record.id, prompt.ids, record.document)
 
     for done in engine.generate(requests(), contract.stop_ids, config.seed):
-        yield _row(done, facts.pop(done.id))
+        yield answer_row(done, facts.pop(done.id))
         yield from unfit
         unfit.clear()
     yield from unfit
-
-
-def _row(done: Completion | Failure, facts: Row) -> Row:
-    if isinstance(done, Failure):
-        return {"id": done.id, "error": done.reason, **facts}
-    return {
-        "id": done.id,
-        "text": done.text.strip(),
-        **facts,
-        "output_tokens": done.output_tokens,
-        "finish_reason": done.finish_reason,
-        "seconds": round(done.seconds, 4),
-    }

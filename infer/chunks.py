@@ -71,14 +71,6 @@ def counter(renderer: PromptRenderer) -> Count:
     return lambda texts: [len(ids) for ids in renderer.encode_text(texts)]
 
 
-def beyond(tokens: int, limit: int) -> str:
-    """Why a document is refused where nothing is said about those beyond the context."""
-    return (
-        f"the document has {tokens} tokens and there is room for {limit}; say with generate.long "
-        'what becomes of it: "truncate", "map_reduce" or "refine"'
-    )
-
-
 def split(text: str, limit: int, count: Count) -> list[Chunk]:
     """The chunks of a text, in order, each of at most `limit` tokens by `count`; at least one.
 

@@ -24,7 +24,7 @@ from sumzero.infer.engine import Completion, Failure, Request
 from sumzero.infer.placement import Place, places
 from sumzero.infer.worker import Message
 from sumzero.infer.worker_process import WorkerProcess
-from sumzero.log import logger, progress
+from sumzero.log import logger
 from sumzero.runfile import as_dict
 
 RESTARTS = 8
@@ -46,6 +46,7 @@ class _Seat:
     suspects: deque[Request] = field(default_factory=deque)  # to be tried, each alone
     is_trying: bool = False
     is_over: bool = False  # its process has ended
+    answered: int = 0  # tokens of prompts and completions
 
     @property
     def is_busy(self) -> bool:
@@ -101,6 +102,11 @@ class Engines:
     def __len__(self) -> int:
         return len(self._seats)
 
+    @property
+    def tokens(self) -> list[int]:
+        """How many each has answered so far, of prompts and completions."""
+        return [seat.answered for seat in self._seats]
+
     def __enter__(self) -> "Engines":
         return self
 
@@ -121,10 +127,11 @@ class Engines:
         self._selector.close()
 
     def generate(
-        self, requests: Iterable[Request], stop_ids: list[int], seed: int
+        self, requests: Iterable[Request | None], stop_ids: list[int], seed: int
     ) -> Iterator[Completion | Failure]:
         """Yields what becomes of each request, in any order; `requests` is read as room allows.
 
+        They may give None for "none just now", as long as others are at work.
         Raises RunError where an engine tells a user's fault, or dies once too often.
         """
         assert self._call is None, "the last call was not read to its end"
@@ -136,11 +143,12 @@ class Engines:
         more = True
         while more or any(seat.is_busy for seat in self._seats):
             free = self._with_room() if more else None
+            group: list[Request] | None = []
             if free is not None:
                 group = next(groups, None)
                 more = group is not None
                 self._give(free, group or [])
-            yield from self._events(wait=free is None)
+            yield from self._events(wait=group == [])
         for seat in self._seats:
             if seat.is_ready:
                 seat.process.send({})
@@ -162,12 +170,9 @@ class Engines:
 
     def _wait_for_all(self) -> None:
         """Until all have started: the first would take more than its part meanwhile."""
-        what = "starting vLLM" if len(self._seats) == 1 else f"starting {len(self._seats)} engines"
-        with progress(iter(()), what, total=len(self._seats), unit="") as bar:
-            bar.refresh()
-            while bar.n < len(self._seats):
-                deque(self._events(), maxlen=0)
-                bar.update(sum(seat.is_ready for seat in self._seats) - bar.n)
+        logger.info("starting vLLM, engines: %d", len(self._seats))
+        while not all(seat.is_ready for seat in self._seats):
+            deque(self._events(), maxlen=0)
 
     def _with_room(self) -> _Seat | None:
         """Of those that can be given more, the one that has the least to do."""
@@ -215,7 +220,9 @@ class Engines:
             if self._call is not None:
                 seat.process.send(self._call)
         else:
-            seat.load -= self._cost(seat.given.pop(message["id"]))
+            request = seat.given.pop(message["id"])
+            seat.load -= self._cost(request)
+            seat.answered += len(request.prompt_ids) + message["output_tokens"]
             yield Completion(**{**message, "token_ids": tuple(message["token_ids"])})
         if not seat.given:
             seat.is_trying = bool(seat.suspects)
@@ -232,7 +239,7 @@ class Engines:
         else:
             seat.suspects.extend(seat.given.values())
         seat.given, seat.load, seat.is_trying, seat.is_ready = {}, 0, False, False
-        if self._restarts == RESTARTS:
+        if self._restarts >= RESTARTS:
             raise RunError(
                 f"{seat.name} died: {how}; engines were started again {RESTARTS} times already. "
                 "The rows that are there are kept: see why it dies, and run it again"
@@ -246,8 +253,8 @@ class Engines:
         self._watch(seat)
 
 
-def _groups(requests: Iterable[Request]) -> Iterator[list[Request]]:
-    """Requests that are to go to one engine."""
-    for document, some in groupby(requests, key=lambda request: request.document):
+def _groups(requests: Iterable[Request | None]) -> Iterator[list[Request]]:
+    """Requests that are to go to one engine; empty where there is none just now."""
+    for document, some in groupby(requests, key=lambda one: one and one.document):
         while group := list(islice(some, _TOGETHER if document else 1)):
-            yield group
+            yield [request for request in group if request]

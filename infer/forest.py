@@ -21,7 +21,7 @@ documents left. A document is cut when the queue is empty, and held until its la
 import re
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,6 +30,7 @@ from sumzero.infer.chunks import Chunk, Count, split
 from sumzero.infer.rows import Row
 from sumzero.prompt import SEPARATOR
 
+IN_PARTS = ("map_reduce", "refine")
 _SHRINK = 0.9  # of a level's tokens: what its summaries may have at most
 _SEAM = 8  # tokens for a blank line, and for what a text has more in other company
 _LEAST = 16  # tokens of a chunk
@@ -51,13 +52,14 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One prompt: its row's id, its document and the tokens of that.
+    """One prompt: its row's id, its record's, its document and the tokens of that.
 
     `span` are characters of the record's document; above the first level of map_reduce, of the
     joined summaries below. `children` are indices into the level before: what it is made from.
     """
 
     id: str
+    of: str
     document: str
     tokens: int
     span: tuple[int, int]
@@ -187,6 +189,7 @@ class Tree:
         return [
             Node(
                 self._name(level, index, len(chunks)),
+                self.id,
                 chunk.of(text),
                 chunk.tokens,
                 (chunk.begin, chunk.end),
@@ -206,7 +209,7 @@ class Tree:
                 f"room for {self._limit}"
             )
         id_ = self._name(step, 0, len(self._chunks) - step)
-        return Node(id_, document, tokens, (chunk.begin, chunk.end), (0,) * (step > 0))
+        return Node(id_, self.id, document, tokens, (chunk.begin, chunk.end), (0,) * (step > 0))
 
     def _refine_limit(self) -> int:
         limit = self._limit - self._way.max_new_tokens - _SEAM
@@ -220,7 +223,7 @@ class Tree:
 
 
 class Forest:
-    """The trees of a job. `known` are rows that are there already, by id.
+    """The trees of a job. `known` gives the row of a node that is there already.
 
     forest = Forest(trees, known)
     while forest.more():
@@ -229,11 +232,13 @@ class Forest:
             ...  # what is in forest.finished by now
     """
 
-    def __init__(self, trees: Iterable[Tree], known: Mapping[str, Row] | None = None) -> None:
+    def __init__(
+        self, trees: Iterable[Tree], known: Callable[[Node], Row | None] = lambda _: None
+    ) -> None:
         self.finished: deque[Tree] = deque()
         """Trees that are done; to be taken out by who reads them."""
         self._trees = iter(trees)
-        self._known = known or {}
+        self._known = known
         self._ready: deque[Node] = deque()
         self._asked: dict[str, Tree] = {}
 
@@ -257,8 +262,8 @@ class Forest:
         todo = deque(nodes)
         while todo:
             node = todo.popleft()
-            if node.id in self._known:
-                todo += tree.take(self._known[node.id])
+            if row := self._known(node):
+                todo += tree.take(row)
             else:
                 self._ready.append(node)
                 self._asked[node.id] = tree

@@ -23,6 +23,7 @@ from sumzero.errors import ConfigError, RunError
 from sumzero.infer.echo import VERSION as ECHO
 from sumzero.infer.echo import Echo, EchoRequest, count_tokens
 from sumzero.infer.fingerprint import fingerprint
+from sumzero.infer.fit import check_fit
 from sumzero.infer.generation import Generation, found, merge
 from sumzero.infer.inputs import Inputs, open_inputs
 from sumzero.infer.rows import Row, there
@@ -142,6 +143,8 @@ def job_of(
         made_by["split"] = "input"
         about["input_file"] = input_file
     where = RunFolder.of(config).generations / fingerprint(made_by)
+    if model and not where.is_dir():  # else it was begun, and so checked
+        check_fit(model, inputs, config.generate)
     return Job(config, system, inputs, model, made_by, about, where)
 
 
@@ -172,7 +175,9 @@ def _make(job: Job, shard: Shard) -> None:
     config, inputs, file = job.config, job.inputs, shard.file(job.where)
     with shard.held(job.where), ExitStack() as ended:
         mine = shard.of(inputs.sizes, inputs.document_hashes, config.generate.max_new_tokens)
-        todo = mine[~there(job.where, inputs).has[mine]]
+        rows_there = there(job.where, inputs)
+        todo, parts = mine[~rows_there.has[mine]], rows_there.nodes.of
+        del rows_there  # 12 bytes an input
         if len(todo) < len(mine):
             kept = len(mine) - len(todo)
             logger.info("%s: %d rows are there, %d to go", file, kept, len(todo))
@@ -188,12 +193,20 @@ def _make(job: Job, shard: Shard) -> None:
 
             engines = ended.enter_context(start_engines(job.model, config, len(todo)))
             started = engines.seconds_start
-            rows = answers(engines, inputs.of(todo), config, job.model)
-        append(file, progress(rows, f"generating: {job.system}", total=len(todo), unit=" rows"))
+            rows = answers(engines, inputs.of(todo), config, job.model, parts)
+        append(file, shown(rows, job.system, len(todo)))
         drop_other_times(job, shard)
         if not len(todo):
             return
         note_time(job, shard, started, time.perf_counter() - begun - started, len(todo))
+
+
+def shown(rows: Iterable[Row], what: str, total: int) -> Iterator[Row]:
+    """The rows as they come, and a bar of those that are of records and not of parts of one."""
+    with progress(iter(()), f"generating: {what}", total=total, unit=" rows") as bar:
+        for row in rows:
+            bar.update("of" not in row)
+            yield row
 
 
 def drop_other_times(job: Job, shard: Shard) -> None:

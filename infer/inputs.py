@@ -95,6 +95,11 @@ class Inputs:
         """A hash of each document's text (N)."""
         return self._column("document_hash")
 
+    def all_ids(self) -> Iterator[str]:
+        """The ids of all records, in their order."""
+        for start in range(0, self._count, _BATCH_ROWS):
+            yield from self.ids(np.arange(start, min(start + _BATCH_ROWS, self._count)))
+
     def find(self, ids: Sequence[str]) -> list[int]:
         """The number of each id; -1 where no record has it."""
         hashes = np.array([_hash(id_) for id_ in ids], np.uint64)

@@ -3,12 +3,13 @@
     generations/FINGERPRINT/shard-*.jsonl
 
 Rows stay on disk; 12 bytes an input say where. A torn last line is one that is being written, or
-that a kill has left: no row.
+that a kill has left: no row. A row that has `of` is a node's, of a long document's tree
+(forest.py): it is no input's, and counts as long as the input it is of has no row.
 """
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -18,17 +19,75 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sumzero.errors import RunError
+from sumzero.infer.engine import Completion, Failure
 from sumzero.infer.inputs import Inputs
+from sumzero.records import Record
 
 Row = dict[str, Any]
+Parts = Callable[[str], dict[str, Row]]
+"""The rows of a record's parts that are there, by their ids; given the record's id."""
 _TOGETHER = 1024  # rows that are looked up at once
 _OPEN_FILES = 128
 
 
+def prompt_facts(record: Record, tokens: int, kept: int, prompt_tokens: int, rule: str) -> Row:
+    """What a row says of the prompt: tokens of the document, of them in it, and in all."""
+    return {
+        "document_tokens": tokens,
+        "document_kept": kept,
+        "prompt_tokens": prompt_tokens,
+        "truncated": kept < tokens,
+        "truncation": rule,
+        **record.beside(),
+    }
+
+
+def answer_row(done: Completion | Failure, facts: Row) -> Row:
+    """The row of what became of a request; `facts` are those of its prompt."""
+    if isinstance(done, Failure):
+        return {"id": done.id, "error": done.reason, **facts}
+    return {
+        "id": done.id,
+        "text": done.text.strip(),
+        **facts,
+        "output_tokens": done.output_tokens,
+        "finish_reason": done.finish_reason,
+        "seconds": round(done.seconds, 4),
+    }
+
+
+class Nodes:
+    """The rows of nodes that are there, of inputs that have none; the first of each node."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, dict[str, tuple[Path, int]]] = {}  # by input, then by node
+
+    def of(self, input_id: str) -> dict[str, Row]:
+        """The rows of an input's nodes, by their ids. Raises RunError where a file has changed."""
+        rows = {}
+        for id_, (file, offset) in self._places.get(input_id, {}).items():
+            with file.open("rb") as content:
+                content.seek(offset)
+                rows[id_] = _row(file, content.readline(), id_)
+        return rows
+
+    def add(self, input_id: str, id_: str, file: Path, offset: int) -> None:
+        """Notes where a node's row is."""
+        self._places.setdefault(input_id, {}).setdefault(id_, (file, offset))
+
+    def drop(self, input_id: str) -> None:
+        """Forgets the nodes of an input, which is answered."""
+        self._places.pop(input_id, None)
+
+
 class Rows:
-    """What `there` has found; `has` (N) tells which inputs have a row."""
+    """What `there` has found; `has` (N) tells which inputs have a row.
+
+    `nodes` are parts of rows that are still to come.
+    """
 
     def __init__(self, where: Path, num_inputs: int) -> None:
+        self.nodes = Nodes()
         self._where = where
         self._files: list[Path] = []
         self._file: NDArray[np.int32] = np.full(num_inputs, -1, np.int32)
@@ -83,19 +142,28 @@ class Rows:
         with file.open("rb") as lines:
             numbered = enumerate(_offsets(lines), start=1)
             while some := list(islice(numbered, _TOGETHER)):
-                ids = [_id(file, number, line) for number, (_, line) in some]
-                for (number, (offset, _)), id_, of in zip(some, ids, inputs.find(ids), strict=True):
-                    if of < 0:
-                        self._num_unknown += 1
-                        self._first_unknown = min(self._first_unknown or id_, id_)
-                    elif self._file[of] >= 0:
-                        raise RunError(
-                            f"{file}:{number}: id {id_!r} stands there twice; remove the file and "
-                            "generate again"
-                        )
-                    else:
-                        self._file[of] = len(self._files) - 1
-                        self._offset[of] = offset
+                pairs = [_ids(file, number, line) for number, (_, line) in some]
+                numbers = inputs.find([of or id_ for id_, of in pairs])
+                for (line, (offset, _)), pair, of in zip(some, pairs, numbers, strict=True):
+                    self._add(file, line, offset, *pair, of)
+
+    def _add(
+        self, file: Path, line: int, offset: int, id_: str, node_of: str | None, of: int
+    ) -> None:
+        if of < 0:
+            self._num_unknown += 1
+            self._first_unknown = min(self._first_unknown or id_, id_)
+        elif node_of is not None:
+            if self._file[of] < 0:
+                self.nodes.add(node_of, id_, file, offset)
+        elif self._file[of] >= 0:
+            raise RunError(
+                f"{file}:{line}: id {id_!r} stands there twice; remove the file and generate again"
+            )
+        else:
+            self._file[of] = len(self._files) - 1
+            self._offset[of] = offset
+            self.nodes.drop(id_)
 
 
 def there(where: Path, inputs: Inputs) -> Rows:
@@ -137,11 +205,13 @@ def _row(file: Path, line: bytes, id_: str) -> Row:
     raise RunError(f"{file}: changed while it was read; run it again")
 
 
-def _id(file: Path, number: int, line: bytes) -> str:
+def _ids(file: Path, number: int, line: bytes) -> tuple[str, str | None]:
+    """The id of a row, and of a node's row that of its input."""
     try:
-        id_ = json.loads(line)["id"]
-    except (ValueError, KeyError, TypeError):
-        id_ = None
-    if not isinstance(id_, str):
+        row = json.loads(line)
+        id_, of = row["id"], row.get("of")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        id_ = of = None
+    if not isinstance(id_, str) or not isinstance(of, str | None):
         raise RunError(f"{file}:{number}: damaged; remove the file and generate again")
-    return id_
+    return id_, of

@@ -31,7 +31,7 @@ from sumzero.errors import ConfigError, RunError
 from sumzero.infer.gate import Gate, error_body
 from sumzero.infer.http_protocol import HttpProtocol
 from sumzero.infer.openai_app import OpenAIApp, Served, openai_app
-from sumzero.infer.summarize import Refused, Summarizer
+from sumzero.infer.responder import Refused, Responder
 from sumzero.log import logger
 from sumzero.prompt import PromptRenderer
 from sumzero.runfolder import RunFolder
@@ -70,9 +70,9 @@ def serve(config: RunConfig, listen: Listen, *, adapter: bool = False) -> int:
             f"--host {listen.host}: others can reach it, so a key is needed: set {KEY}"
         )
     served, contract, renderer = _served(config, adapter)
-    summarizer = Summarizer(config, contract, renderer)
+    responder = Responder(config, contract, renderer)
     with _bound(listen) as sock, _ended_before_ready():
-        return asyncio.run(_run(listen, key, served, contract, summarizer, sock))
+        return asyncio.run(_run(listen, key, served, contract, responder, sock))
 
 
 async def _run(
@@ -80,17 +80,17 @@ async def _run(
     key: str | None,
     served: Served,
     contract: Contract,
-    summarizer: Summarizer,
+    responder: Responder,
     sock: socket.socket,
 ) -> int:
     logger.info("%s: starting vLLM", served.adapter or served.model)
     async with openai_app(served, GRACE) as openai:
-        _add_routes(openai, summarizer, served.name, contract)
+        _add_routes(openai, responder, served.name, contract)
         gate = Gate(openai.app, key, listen.max_body, listen.max_concurrent)
         server = _Server(gate, openai, sock, served.name)
         openai.app.state.server = server  # vLLM's handlers end it where the engine is dead
         await server.serve(sockets=[sock])
-        summarizer.close()
+        responder.close()
         dead = openai.is_dead and not server.told
     if dead:
         raise RunError("vLLM's engine has ended by itself; its own message stands above")
@@ -148,7 +148,7 @@ class _Server(uvicorn.Server):
         self.told = self.should_exit = True
 
 
-def _add_routes(openai: OpenAIApp, summarizer: Summarizer, name: str, contract: Contract) -> None:
+def _add_routes(openai: OpenAIApp, responder: Responder, name: str, contract: Contract) -> None:
     page = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -159,7 +159,7 @@ def _add_routes(openai: OpenAIApp, summarizer: Summarizer, name: str, contract: 
         if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
             reason = "the body must be JSON, with Content-Type: application/json"
             return JSONResponse(error_body(415, reason), 415)
-        answer = asyncio.ensure_future(summarizer.answer(await request.body(), openai.complete))
+        answer = asyncio.ensure_future(responder.answer(await request.body(), openai.complete))
         gone = asyncio.ensure_future(_disconnect(request))
         try:
             await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -180,7 +180,7 @@ def _add_routes(openai: OpenAIApp, summarizer: Summarizer, name: str, contract: 
             f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; "
             "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         )
-        answers = summarizer.source.task == "answer"
+        answers = responder.source.task == "answer"
         shown = page.render(
             name=name, nonce=nonce, answers=answers, lengths=contract.length_control
         )

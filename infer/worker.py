@@ -96,7 +96,7 @@ def main() -> int:
 
 def _started(channel: Channel) -> "Engine":
     job, begun = channel.receive(), time.perf_counter()
-    if job["cores"]:  # before there are threads, which inherit it
+    if job["cores"]:  # before torch starts threads, which inherit it
         os.sched_setaffinity(0, job["cores"])
     from sumzero.infer.engine import Engine
 

@@ -2,10 +2,10 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-from collections import deque
 from contextlib import suppress
 from typing import Any
 
@@ -14,7 +14,7 @@ from sumzero.infer.placement import VISIBLE, Place
 from sumzero.infer.worker import Message
 from sumzero.log import logger
 
-_LAST = 20  # lines of its log that are kept
+_RANK = re.compile(r"^\[rank\d+\]: ?")  # torch writes it before each line of a traceback
 
 
 class Lines:
@@ -54,7 +54,7 @@ class WorkerProcess:
         assert self._process.stderr
         self.results = Lines(self._process.stdout.fileno())
         self.log = Lines(self._process.stderr.fileno())
-        self._last: deque[str] = deque(maxlen=_LAST)
+        self._last = ""
         self.send({**job, "cores": place.cores})
 
     def send(self, message: Message) -> None:
@@ -75,9 +75,9 @@ class WorkerProcess:
     def show_log(self) -> None:
         """Logs the lines that have come."""
         for line in self.log.read():
-            if text := line.decode(errors="replace").rstrip():
-                self._last.append(text.rpartition("\r")[2])
-                logger.info("[%s] %s", self.name, self._last[-1])
+            if text := _RANK.sub("", line.decode(errors="replace").rstrip()):
+                self._last = text.rpartition("\r")[2]
+                logger.info("[%s] %s", self.name, self._last)
 
     def end(self, patience: float = 0.0) -> str:
         """Ends it for good, where it has not ended after so many seconds.
@@ -96,12 +96,13 @@ class WorkerProcess:
                 pipe.close()
         if code < 0:
             return signal.Signals(-code).name
-        last = f": {self._last[-1]}" if self._last else ""
-        return f"exit code {code}{last}"
+        return f"exit code {code}: {self._last}"
 
 
 def _environment(place: Place) -> dict[str, str]:
-    values = {"PYTHONWARNINGS": "ignore", **os.environ}
+    # vLLM's own processes, one a GPU of several, are not forked: those would hold our pipes open.
+    spawn = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
+    values = {"PYTHONWARNINGS": "ignore", **os.environ, **spawn}
     if place.gpus:
         values[VISIBLE] = ",".join(place.gpus)
     # What would make an engine a part of another one, in an environment that is inherited.

@@ -7,7 +7,9 @@ have no queries. Memory is linear in the keys; shared prefixes are copied, see `
 Cost: sum of u * (p + l - u / 2) over the segments: u queries, length l, a prefix of length p.
 """
 
+from functools import cache
 from inspect import signature
+from typing import Any
 
 import torch
 
@@ -37,6 +39,8 @@ def attend(
             "use flash, flex or sdpa"
         )
     keys = segments.of_window(None, ragged)
+    # Until torch 2.12 its kernel takes fewer key heads unasked.
+    grouped: Any = {"enable_gqa": q_UHD.shape[1] != k_TKD.shape[1]}
     out_UHD = varlen_attn(
         q_UHD,
         keys.gather(k_TKD),
@@ -47,7 +51,7 @@ def attend(
         keys.longest_keys,
         scale=scale,
         window_size=(-1 if window is None else window - 1, 0),  # (-1, 0) is plainly causal
-        enable_gqa=q_UHD.shape[1] != k_TKD.shape[1],
+        **(grouped if _can_ask("enable_gqa") else {}),
     )
     assert isinstance(out_UHD, torch.Tensor)  # a pair only where more is asked for
     return out_UHD
@@ -61,8 +65,14 @@ def refusal(
         return problem
     if softcap is not None:
         return "it has no logit soft-capping, which the model needs"
+    if not _can_ask("window_size"):
+        return f"torch {torch.__version__} has no windows in it; a newer one has"
+    return ""
+
+
+@cache
+def _can_ask(name: str) -> bool:
+    """Whether the installed torch's varlen attention has an argument."""
     from torch.nn.attention.varlen import varlen_attn
 
-    if not {"window_size", "enable_gqa"} <= set(signature(varlen_attn).parameters):
-        return f"torch {torch.__version__} has no windows or grouped queries in it; a newer one has"
-    return ""
+    return name in signature(varlen_attn).parameters

@@ -166,7 +166,12 @@ def _is_one_tile(hidden_SD: torch.Tensor) -> bool:
 
 
 def _add_product(sum_VD: torch.Tensor, d_logits_RV: torch.Tensor, h_RD: torch.Tensor) -> None:
-    """sum += d_logits^T h, by chunks of the vocabulary: a product is of their dtype, in between."""
+    """sum += d_logits^T h. On CUDA one product that adds in float32; on CPU by chunks of the
+    vocabulary, whose product is of their dtype in between.
+    """
+    if h_RD.is_cuda and sum_VD.dtype != h_RD.dtype:
+        torch.addmm(sum_VD, d_logits_RV.t(), h_RD, out_dtype=sum_VD.dtype, out=sum_VD)
+        return
     product_CD = h_RD.new_empty(min(_COLUMNS_AT_A_TIME, len(sum_VD)), h_RD.shape[1])
     for first in range(0, len(sum_VD), _COLUMNS_AT_A_TIME):
         chunk_CD = sum_VD[first : first + _COLUMNS_AT_A_TIME]

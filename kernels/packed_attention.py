@@ -8,8 +8,8 @@ tests/kernels/test_packed_attention.py:
     flex    FlexAttention with a block mask; CUDA; shared prefixes without copies of their keys
     sdpa    tiles in plain torch; every device, dtype and head size
 
-Of a plain packed batch on CUDA, "auto" takes the first of flash, varlen and sdpa that can be used;
-of shared prefixes the first of flex, flash, varlen and sdpa. On CPU it takes sdpa.
+Of a plain packed batch on CUDA, "auto" takes the first of flash, varlen, flex and sdpa that can be
+used; of shared prefixes the first of flex, flash, varlen and sdpa. On CPU it takes sdpa.
 
 Cost: see the back ends; all are linear in memory and read no key that no query sees, up to tiles.
 
@@ -38,7 +38,7 @@ _BACKENDS = {
     "flex": attention_flex,
     "sdpa": attention_sdpa,
 }
-_PLAIN = ("flash", "varlen", "sdpa")
+_PLAIN = ("flash", "varlen", "flex", "sdpa")
 _SHARED = ("flex", "flash", "varlen", "sdpa")
 
 

@@ -40,6 +40,7 @@ def finished(tmp_path_factory):
         log_every = 5
         [generate]
         max_new_tokens = 24
+        long = "truncate"
         cpu_kv_cache_gib = 0.25
     """)  # noqa: E501
     done = subprocess.run(

@@ -170,6 +170,9 @@ class Generate:
     """Asks for at most this many words, of a model trained with `data.length_control`."""
     sentences: Count | None = None
     """Asks for this many sentences, of a model trained with `data.length_control`."""
+    long: Literal["truncate", "map_reduce", "refine"] | None = None
+    """What becomes of documents that do not fit into a prompt: cut by `data.truncation`, or
+    summarized in parts (docs/long_documents.md). Default: a generation that has one is refused."""
     max_new_tokens: Count = 128
     min_new_tokens: Annotated[int, Field(ge=0)] = 0
     """No stop token comes before as many."""

@@ -54,6 +54,7 @@ SETTINGS: dict[str, Any] = {
         "log_every": 20,
     },
     "generate": {
+        "long": "truncate",  # as in training
         "max_new_tokens": 32,
         "frequency_penalty": 1.0,
         "dtype": "float32",

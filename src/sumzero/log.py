@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from tqdm import tqdm
 
@@ -17,11 +17,22 @@ _T = TypeVar("_T")
 logger = logging.getLogger("sumzero")
 
 
+class _AboveBars(logging.StreamHandler[TextIO]):
+    """Writes each line on a line of its own, above the progress bar that a terminal shows."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes one record."""
+        if not self.stream.isatty():
+            return super().emit(record)
+        with tqdm.external_write_mode(file=self.stream):
+            super().emit(record)
+
+
 def configure(who: Ranks | None = None) -> None:
     """Sends log lines to stderr; other ranks than 0 show warnings only, with their rank."""
     who = who or ranks()
     prefix = f"[rank {who.rank}] " if who.world > 1 else ""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _AboveBars(sys.stderr)
     handler.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
     logger.handlers = [handler]
     logger.propagate = False

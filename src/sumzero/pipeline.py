@@ -66,6 +66,7 @@ def run(
         before(stages)
     with stages("prepare"):
         prepare(config)
+        _check_test_documents(config)
     with stages("train"):
         _train(folder, num_ranks or default_ranks())
     with stages("export"):
@@ -84,6 +85,25 @@ def run(
 
         report(config)
     return scores, stages
+
+
+def _check_test_documents(config: RunConfig) -> None:
+    """Raises ConfigError for those that generation would refuse, before hours go into training."""
+    from sumzero.contract import make_contract
+    from sumzero.infer.answering import Model
+    from sumzero.infer.fit import check_fit
+    from sumzero.infer.inputs import open_inputs
+    from sumzero.infer.questions import asking
+    from sumzero.loading import load_tokenizer
+    from sumzero.prompt import PromptRenderer
+
+    folder = RunFolder.of(config)
+    path = folder.model_path(config)
+    tokenizer = load_tokenizer(path, config.model.revision)
+    renderer = PromptRenderer(tokenizer, config.data.truncation)
+    contract = make_contract(renderer, config.data)
+    model = Model(Path(path), contract, renderer, asking(config, contract))
+    check_fit(model, open_inputs(folder.inputs, config.data.test), config.generate)
 
 
 def prepare(config: RunConfig, processes: int | None = None) -> dict[str, Any]:

@@ -54,6 +54,7 @@ def write_run(folder: Path, tokenizer) -> Path:
         path = "{folder}/test.jsonl"
         [generate]
         max_new_tokens = {MAX_NEW}
+        long = "truncate"
         dtype = "float32"
         cpu_kv_cache_gib = 0.25
     """)

@@ -68,6 +68,7 @@ def run(tmp_path):
         data.test.path = "{tmp_path}/test.jsonl"
         [generate]
         max_new_tokens = {NEW}
+        long = "truncate"
         max_in_flight = 4
         dtype = "float32"
         cpu_kv_cache_gib = 0.1
@@ -122,6 +123,35 @@ def test_what_is_missing_of_one_is_made_and_nothing_else(run, adapters, peft, tm
     assert len(list((tmp_path / "runs").rglob("merged.parquet"))) == 2
     assert run("generate", *with_each(*adapters)) == 0
     assert said_by(tmp_path)[0] == peft
+
+
+def test_a_long_document_is_taken_apart_for_each_and_what_it_has_is_not_made_again(
+    run, adapters, tmp_path
+):
+    def rows(file):
+        found = map(json.loads, file.read_text().splitlines())
+        return [{name: row[name] for name in row if name != "seconds"} for row in found]
+
+    both = (*with_each(*adapters), "generate.long=map_reduce")
+    assert run("generate", *both) == 0
+    whole = {}
+    for folder in (tmp_path / "runs" / "run" / "generations").iterdir():
+        merged, file = rows(folder / "merged.jsonl"), folder / "shard-00000-of-00001.jsonl"
+        assert [row["id"] for row in merged] == [row["id"] for row in ROWS]
+        (cut,) = (row for row in merged if "tree" in row)
+        ids = [node["id"] for level in cut["tree"]["levels"] for node in level]
+        assert len(ids) > 2
+        assert sorted(row["id"] for row in rows(file) if row.get("of") == "long") == sorted(
+            ids[:-1]
+        )
+        whole[folder] = merged
+        file.write_text("".join(file.read_text().splitlines(keepends=True)[:-2]))
+        (folder / "manifest.json").unlink()
+    assert run("generate", *both) == 0
+    assert {folder: rows(folder / "merged.jsonl") for folder in whole} == whole
+    for folder in whole:
+        ids = [row["id"] for row in rows(folder / "shard-00000-of-00001.jsonl")]
+        assert len(ids) == len(set(ids))
 
 
 def test_adapters_of_another_base_or_contract_are_refused(run, adapters, base, tmp_path, capsys):

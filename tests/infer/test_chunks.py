@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sumzero.errors import DataError
-from sumzero.infer.chunks import beyond, counter, split
+from sumzero.infer.chunks import counter, split
 from sumzero.prompt import PromptRenderer
 
 # What texts are made of: words, stops, quotes, line ends, blank lines, long words, wide characters.
@@ -141,13 +141,6 @@ def test_no_room_and_a_character_that_has_more_tokens_than_the_limit_are_refused
 def test_an_empty_text_is_one_chunk():
     assert spans("", 5, words) == [""]
     assert spans(" \n", 5, words) == [" \n"]
-
-
-def test_what_is_refused_says_what_can_be_chosen():
-    assert beyond(900, 500) == (
-        "the document has 900 tokens and there is room for 500; say with generate.long what "
-        'becomes of it: "truncate", "map_reduce" or "refine"'
-    )
 
 
 def test_stories_are_cut_at_paragraphs_and_into_even_shares(shared_data, count):

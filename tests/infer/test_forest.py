@@ -31,9 +31,10 @@ def row(node):
     return {"id": node.id, "text": first_sentence(node.document)}
 
 
-def grow(trees, answer=row, known=None, seed=None):
+def grow(trees, answer=row, known=(), seed=None):
     """Asks until all trees are done, in order or in a random one; the rows, and the trees by id."""
-    forest = Forest(trees, known)
+    there = dict(known)
+    forest = Forest(trees, lambda node: there.get(node.id))
     shuffled = random.Random(seed)
     rows = {}
     while forest.more():

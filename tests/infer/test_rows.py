@@ -77,3 +77,33 @@ def test_whole_lines_are_found_from_the_end(parts):
     with tempfile.TemporaryFile() as file:
         file.write(content)
         assert whole_bytes(file) == content.rfind(b"\n") + 1
+
+
+def test_rows_of_parts_are_kept_until_their_input_has_its_own(tmp_path):
+    inputs = inputs_of(tmp_path, "ab")
+    parts = [{"id": f"{of}#0.{i}", "of": of, "text": str(i)} for of in "ab" for i in range(2)]
+    twice = {"id": "b#0.1", "of": "b", "text": "made again"}
+    write(tmp_path / "shard-00000-of-00002.jsonl", [*parts[:2], {"id": "a", "text": "A"}])
+    write(tmp_path / "shard-00001-of-00002.jsonl", [parts[0], *parts[2:], twice], b'{"id": "b')
+    rows = there(tmp_path, inputs)
+    assert rows.has.tolist() == [True, False]
+    assert rows.nodes.of("a") == {}
+    assert rows.nodes.of("b") == {part["id"]: part for part in parts[2:]}
+    with pytest.raises(RunError, match="1 inputs have no row, 0 rows have no input, 'b' first"):
+        merge(tmp_path, inputs, {})
+    write(tmp_path / "shard-00000-of-00001.jsonl", [{"id": "b", "text": "B"}])
+    assert [row["text"] for row in merge(tmp_path, inputs, {}).rows()] == ["A", "B"]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"id": "c#0.0", "of": "c", "text": "x"}, "1 rows have no input, 'c#0.0' first"),
+        ({"id": "a#0.0", "of": 5}, "damaged; remove the file"),
+        ("a", "damaged; remove the file"),
+    ],
+)
+def test_parts_of_no_input_and_damaged_rows_are_refused(tmp_path, row, message):
+    write(tmp_path / "shard-00000-of-00001.jsonl", [{"id": "a"}, row])
+    with pytest.raises(RunError, match=message):
+        merge(tmp_path, inputs_of(tmp_path, "a"), {})

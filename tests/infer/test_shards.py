@@ -20,6 +20,7 @@ from sumzero.infer.rows import there
 from sumzero.infer.shards import Shard, append
 from sumzero.records import Record
 from sumzero.runfile import load
+from sumzero.train.scratch import train_tokenizer
 
 DOCUMENTS = [f"Sentence {i}. " * (1 + i % 7) + "The end." for i in range(23)]
 
@@ -75,6 +76,17 @@ def test_shards_have_nearly_the_same_to_do_long_documents_first(lengths, count):
         loads.append(sum(costs))
     # Graham's bound for longest first; at sizes like these it is a few percent.
     assert max(loads) - min(loads) <= max(lengths) + 404
+
+
+@pytest.mark.parametrize("name", ["scitldr_train700", "csl_zh_600"])
+def test_the_longest_shard_of_real_documents_has_3_percent_more_tokens_at_most(shared_data, name):
+    """Though they are dealt out by bytes: English abstracts, and Chinese ones."""
+    lines = (shared_data / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    texts = [json.loads(line)["document"] for line in lines]
+    tokenizer = train_tokenizer(iter(texts), 4000)
+    tokens = np.array([len(ids) + 64 for ids in tokenizer(texts).input_ids])
+    loads = [int(tokens[shard].sum()) for shard in _dealt(texts, 8, 64)]
+    assert max(loads) <= 1.03 * np.mean(loads)
 
 
 @pytest.mark.parametrize("text", ["4/4", "1", "-1/4", "1/0", "a/b", "1/4 ", "١/٤x"])

@@ -114,10 +114,12 @@ def test_a_batch_with_a_prefix_takes_the_back_end_of_shared_documents():
 
 def test_auto_takes_what_can_be_used():
     assert choose_backends(torch.device("cpu"), torch.bfloat16, 128) == SDPA
-    assert choose_for_capability(TURING, torch.float32, 128).plain == "sdpa"
+    assert choose_for_capability(TURING, torch.float32, 128).plain == "flex"
     on_gpu = choose_for_capability(HOPPER, torch.bfloat16, 128)
     assert on_gpu.plain in ("flash", "varlen")
-    assert choose_for_capability(HOPPER, torch.bfloat16, 300).plain == "sdpa"
+    assert choose_for_capability(HOPPER, torch.bfloat16, 300).plain == "flex"
+    assert choose_for_capability(HOPPER, torch.bfloat16, 8).plain in ("flash", "varlen")
+    assert choose_for_capability(HOPPER, torch.float32, 8).plain == "sdpa"
     assert choose_for_capability(HOPPER, torch.bfloat16, 64, softcap=50.0).plain != "varlen"
 
 

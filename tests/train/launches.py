@@ -28,7 +28,7 @@ def rank_arguments(ranks, *program):
 class Launched:
     """Ranks that run without a launcher; what they say is in files."""
 
-    def __init__(self, folder, ranks, run_file, *overrides, programs=None):
+    def __init__(self, folder, ranks, run_file, *overrides, programs=None, accelerator="cpu"):
         """`programs` are those of some ranks in place of `-m sumzero.train`."""
         port = free_port()
         self.outputs = [folder / f"rank-{rank}.txt" for rank in range(ranks)]
@@ -44,7 +44,7 @@ class Launched:
                             **os.environ,
                             **{name: str(value) for name, value in names.items()},
                             **{"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"},
-                            **{"DS_ACCELERATOR": "cpu", "PYTHONWARNINGS": "ignore"},
+                            **{"DS_ACCELERATOR": accelerator, "PYTHONWARNINGS": "ignore"},
                         },
                         stdout=out,
                         stderr=subprocess.STDOUT,

@@ -48,7 +48,7 @@ class Refused(Exception):
         super().__init__(reason)
 
 
-class Summarizer:
+class Responder:
     """Answers requests by a contract."""
 
     def __init__(self, config: RunConfig, contract: Contract, renderer: PromptRenderer) -> None:

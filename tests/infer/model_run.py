@@ -1,0 +1,59 @@
+"""A run with records and an export, and an engine that gives its prompts back: no vLLM starts."""
+
+import json
+import shutil
+
+from sumzero.contract import make_contract, write_contract
+from sumzero.infer.answering import open_model
+from sumzero.infer.engine import Completion
+from sumzero.infer.inputs import open_inputs
+from sumzero.prompt import PromptRenderer
+from sumzero.runfile import check
+from sumzero.runfolder import RunFolder
+
+
+def write_rows(file, rows):
+    """Writes rows as JSON, one a line."""
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_run(folder, model_folder, tokenizer, rows, *, source=None, generate=None, **data):
+    """The settings of a run whose test split is `rows`, with an export in its folder."""
+    file = folder / "test.jsonl"
+    write_rows(file, rows)
+    source = {"path": str(file), **(source or {})}
+    data = {"train": source, "test": source, "max_length": 128, **data}
+    generate = {"max_new_tokens": 16, **(generate or {})}
+    values = {"name": "run", "runs": str(folder / "runs"), "data": data, "generate": generate}
+    made = check(values, "run.toml")
+    export = RunFolder.of(made).export
+    shutil.copytree(model_folder, export, dirs_exist_ok=True)
+    renderer = PromptRenderer(tokenizer, made.data.truncation)
+    write_contract(export, make_contract(renderer, made.data))
+    return made
+
+
+def opened(config):
+    """The inputs of a run, its model, and what its generation is made by."""
+    inputs = open_inputs(RunFolder.of(config).inputs, config.data.test)
+    return inputs, *open_model(config, "finetuned", inputs)
+
+
+class Reader:
+    """Answers with what `answer` makes of prompts, of those that there are the last one first."""
+
+    def __init__(self, tokenizer, answer=lambda text: f" {text}\n"):
+        self._tokenizer = tokenizer
+        self._answer = answer
+        self.prompts = []
+
+    def generate(self, requests, stop_ids, seed):
+        assert stop_ids
+        requests = iter(requests)
+        while given := list(iter(lambda: next(requests, None), None)):
+            yield from map(self._completed, reversed(given))
+
+    def _completed(self, request):
+        self.prompts.append(request.prompt_ids)
+        text = self._answer(self._tokenizer.decode(request.prompt_ids))
+        return Completion(request.id, text, (), len(text), "stop", 0.5)
