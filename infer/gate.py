@@ -22,22 +22,31 @@ OPEN = ("/", "/health")  # without a key: the page, which asks for it, and wheth
 LABEL = b"sumzero-contract"
 _IN_CONTRACT = "/summarize"
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-_REFUSED = Counter("sumzero_refused_requests", "Requests that were not let in.", ["reason"])
+REFUSED = Counter("sumzero_refused_requests", "Requests that were not let in.", ["reason"])
 
 
 class Gate:
-    """Lets a request in or answers it itself, with 401, 403, 413 or 503.
+    """Lets a request in or answers it itself, with 401, 403, 408, 413 or 503.
 
     `key` is what the header `Authorization: Bearer KEY` must hold, None for no key; then only
     addressees with a name of the loopback are answered, against pages that give theirs to this
-    machine. `max_body` is in bytes, `max_concurrent` in POST requests at once.
+    machine. `max_body` is in bytes, `max_concurrent` in POST requests at once; a body may be on its
+    way for `patience` seconds.
     """
 
-    def __init__(self, app: App, key: str | None, max_body: int, max_concurrent: int) -> None:
+    def __init__(
+        self,
+        app: App,
+        key: str | None,
+        max_body: int,
+        max_concurrent: int,
+        patience: float = 60.0,
+    ) -> None:
         self._app = app
         self._key = key.encode() if key else None
         self._max_body = max_body
         self._max_concurrent = max_concurrent
+        self._patience = patience
         self._running = 0
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -93,10 +102,8 @@ class Gate:
             await send(message)
 
         try:
-            body = await self._body(scope, receive)
+            body = await self._timely_body(scope, receive, send)
             if body is None:
-                limit = f"{self._max_body / 2**20:.3g} MiB"
-                await _refuse(send, "body", 413, f"the body is above the limit of {limit}")
                 return
             whole.append({"type": "http.request", "body": body, "more_body": False})
             await self._app(scope, hand_on, labelled)
@@ -106,6 +113,20 @@ class Gate:
             if begun:
                 raise
             await _refuse(send, "ending", 503, "the server is ending")
+
+    async def _timely_body(self, scope: Message, receive: Receive, send: Send) -> bytes | None:
+        """The whole body; None where it is too long or too slow, and the client is told so."""
+        try:
+            async with asyncio.timeout(self._patience):
+                body = await self._body(scope, receive)
+        except TimeoutError:
+            reason = f"the body did not arrive in {self._patience:g} s"
+            await _refuse(send, "slow", 408, reason, [(b"connection", b"close")])
+            return None
+        if body is None:
+            limit = f"{self._max_body / 2**20:.3g} MiB"
+            await _refuse(send, "body", 413, f"the body is above the limit of {limit}")
+        return body
 
     async def _body(self, scope: Message, receive: Receive) -> bytes | None:
         """The whole body, which every route would read too; None where it is too long.
@@ -141,7 +162,7 @@ async def _refuse(
     reason: str,
     headers: list[tuple[bytes, bytes]] | None = None,
 ) -> None:
-    _REFUSED.labels(kind).inc()
+    REFUSED.labels(kind).inc()
     body = json.dumps(error_body(status, reason)).encode()
     about = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     start = {"type": "http.response.start", "status": status, "headers": about + (headers or [])}

@@ -5,14 +5,16 @@ generations/FINGERPRINT/merged.jsonl     all rows, proven complete
                         manifest.json    what made them
 """
 
+import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sumzero.infer.inputs import Inputs
 from sumzero.infer.rows import Row, there
-from sumzero.runfolder import RunFolder, alone, atomic_file, read_json, read_jsonl, write_json
+from sumzero.runfolder import RunFolder, alone, atomic_file, read_json, write_json
 
 SYSTEMS = ("finetuned", "untrained", "lead1", "echo")
 MERGED, PARQUET = "merged.jsonl", "merged.parquet"
@@ -29,7 +31,12 @@ class Generation:
 
     def rows(self) -> list[Row]:
         """The merged rows, in input order."""
-        return read_jsonl(self.folder / MERGED)
+        return list(self.each_row())
+
+    def each_row(self) -> Iterator[Row]:
+        """The same, one at a time."""
+        with (self.folder / MERGED).open(encoding="utf-8") as lines:
+            yield from map(json.loads, lines)
 
 
 def found(where: Path) -> Generation | None:

@@ -102,22 +102,16 @@ def all_asked(inputs: Iterable[tuple[Record, Source]], asked: Asked) -> tuple[li
     return sorted(texts), digest
 
 
-def references(
-    records: Sequence[Record], sources: Sequence[Source], config: RunConfig
-) -> list[tuple[str, ...]]:
-    """The texts that each record is held against.
+def references(record: Record, source: Source, config: RunConfig) -> tuple[str, ...]:
+    """The texts that a record is held against.
 
     Of a question that its document does not answer, it is the set's `unanswerable`.
     """
-    found = []
-    for record, source in zip(records, sources, strict=True):
-        targets = record.targets
-        if not targets:
-            asks = instruction_set(source, config.data, record.language)
-            assert asks.unanswerable, "only a question may have no target"
-            targets = (asks.unanswerable,)
-        found.append(targets)
-    return found
+    if record.targets:
+        return record.targets
+    asks = instruction_set(source, config.data, record.language)
+    assert asks.unanswerable, "only a question may have no target"
+    return (asks.unanswerable,)
 
 
 def question_ids(renderer: "PromptRenderer", text: str, question: str | None) -> list[int]:

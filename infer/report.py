@@ -4,6 +4,7 @@ Everything from the data is escaped by the template engine; the page loads nothi
 """
 
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import jinja2
 from sumzero.config import RunConfig
 from sumzero.errors import ConfigError, RunError
 from sumzero.infer.generation import finished_generations
+from sumzero.infer.questions import each_record
 from sumzero.infer.rouge import rouge
-from sumzero.records import read_all
 from sumzero.runfolder import RunFolder, atomic_file, read_json, read_jsonl
 
 _MAX_EXAMPLES = 200
@@ -59,10 +60,15 @@ def report(config: RunConfig) -> Path:
 
 
 def _examples(config: RunConfig, folder: RunFolder) -> list[dict[str, Any]]:
-    records, _ = read_all(config.data.test, need_targets=True)
-    shown = records[:_MAX_EXAMPLES]
+    records = each_record(config.data.test, need_targets=True)
+    shown = [record for record, _ in islice(records, _MAX_EXAMPLES)]
+    ids = {record.id for record in shown}
     texts: dict[str, dict[str, str]] = {
-        system: {row["id"]: str(row.get("text", row.get("error", ""))) for row in found.rows()}
+        system: {
+            row["id"]: str(row.get("text", row.get("error", "")))
+            for row in found.each_row()
+            if row["id"] in ids
+        }
         for system, found in finished_generations(folder).items()
     }
     if any(record.id not in by_id for by_id in texts.values() for record in shown):

@@ -102,7 +102,9 @@ class Responder:
             raise Refused(400, str(error).splitlines()[0]) from None
         prompt = self._renderer.prompt(document, self._limit, asked)
         if prompt is None:
-            room = max(0, self._limit - self._renderer.fixed_tokens(asked))
+            room = self._limit - self._renderer.fixed_tokens(asked)
+            if room < 1:
+                raise Refused(400, "instruction: is too long; it leaves no room for a document")
             raise Refused(
                 400,
                 f"document: has {len(document)} tokens and there is room for {room}; the run's "
@@ -146,7 +148,7 @@ def parse(body: bytes) -> Ask:
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, fault["loc"]))[:80] or "body"
-        raise Refused(400, f"{where}: {fault['msg']}".splitlines()[0]) from None
+        raise Refused(400, " ".join(f"{where}: {fault['msg']}".split())) from None
     document, instruction = ask.document.strip(), ask.instruction  # stripped as records are
     if not document:
         raise Refused(400, "document: is empty")

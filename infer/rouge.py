@@ -5,6 +5,7 @@ With several references the best one counts, per metric. `rouge-score-rs` is bit
 `rouge-score` and written in Rust; it is used where it is installed, and the signature says which.
 """
 
+from array import array
 from collections.abc import Sequence
 from importlib import metadata
 from typing import Any, Protocol
@@ -28,16 +29,33 @@ def rouge(references: Sequence[Sequence[str]], texts: Sequence[str]) -> dict[str
     `references[i]` are the reference texts of `texts[i]`. Raises ValueError where the numbers
     differ or a text has no reference.
     """
-    if len(references) != len(texts) or not all(references):
-        raise ValueError("every text needs at least one reference")
-    scorer, _ = _make_scorer()
-    scores = np.zeros((len(texts), len(METRICS)))
-    for row, (targets, text) in enumerate(zip(references, texts, strict=True)):
+    if len(references) != len(texts):
+        raise ValueError("every text needs its references")
+    scores = RougeScores()
+    for targets, text in zip(references, texts, strict=True):
+        scores.add(targets, text)
+    return scores.by_metric()
+
+
+class RougeScores:
+    """F-measures of texts that come one by one; of each its four numbers are kept."""
+
+    def __init__(self) -> None:
+        self._scorer, _ = _make_scorer()
+        self._values = array("d")
+
+    def add(self, targets: Sequence[str], text: str) -> None:
+        """Scores a text against its references. Raises ValueError where it has none."""
+        if not targets:
+            raise ValueError("every text needs at least one reference")
         split = _split(text)
-        for target in targets:
-            found = scorer.score(_split(target), split)
-            scores[row] = np.maximum(scores[row], [found[name].fmeasure for name in METRICS])
-    return {name: scores[:, column] for column, name in enumerate(METRICS)}
+        found = [self._scorer.score(_split(target), split) for target in targets]
+        self._values.extend(max(one[name].fmeasure for one in found) for name in METRICS)
+
+    def by_metric(self) -> dict[str, FloatArray]:
+        """What `rouge` returns, of the texts so far."""
+        scores = np.array(self._values).reshape(-1, len(METRICS))
+        return {name: scores[:, column] for column, name in enumerate(METRICS)}
 
 
 def signature() -> str:

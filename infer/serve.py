@@ -20,6 +20,7 @@ from typing import Any
 import jinja2
 import uvicorn
 from prometheus_client import Counter
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
@@ -28,6 +29,7 @@ from sumzero.config import RunConfig
 from sumzero.contract import Contract, check_stop_ids, open_contract
 from sumzero.errors import ConfigError, RunError
 from sumzero.infer.gate import Gate, error_body
+from sumzero.infer.http_protocol import HttpProtocol
 from sumzero.infer.openai_app import OpenAIApp, Served, openai_app
 from sumzero.infer.responder import Refused, Responder
 from sumzero.log import logger
@@ -103,6 +105,7 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 gate,
+                http=HttpProtocol,
                 lifespan="on",
                 log_config=None,
                 log_level="warning",
@@ -183,6 +186,14 @@ def _add_routes(openai: OpenAIApp, responder: Responder, name: str, contract: Co
         )
         return HTMLResponse(shown, headers={"content-security-policy": policy})
 
+    async def not_there(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        reason = f"{request.method[:20]} {request.url.path[:80]}: {error.detail}"
+        body = error_body(error.status_code, reason)
+        return JSONResponse(body, error.status_code, headers=dict(error.headers or {}))
+
+    openai.app.add_exception_handler(HTTPException, not_there)  # of routes that there are not
+    openai.app.middleware_stack = openai.app.build_middleware_stack()  # vLLM had it built without
     openai.app.add_route("/summarize", summarize, methods=["POST"])
     openai.app.add_route("/", show, methods=["GET"])
 
@@ -238,7 +249,10 @@ def _bound(listen: Listen) -> socket.socket:
         sock.bind(address)
     except OSError as error:
         sock.close()
-        raise RunError(f"{listen.host}:{listen.port}: {os.strerror(error.errno or 0)}") from None
+        reason = os.strerror(error.errno or 0)
+        raise RunError(
+            f"{listen.host}:{listen.port}: {reason}; --port names another port, 0 a free one"
+        ) from None
     return sock
 
 

@@ -111,3 +111,21 @@ def test_a_request_that_is_broken_off_before_its_answer_begins_is_told():
 
 def test_web_sockets_are_closed():
     assert ask(Gate(Told(), None, 100, 1), kind="websocket")[0] == "websocket.close"
+
+
+def test_a_body_that_does_not_arrive_makes_room_for_others():
+    async def never():
+        await asyncio.Event().wait()
+
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    gate = Gate(Told(), "k", 100, 1, patience=0.01)
+    scope = {"type": "http", "path": "/summarize", "method": "POST"}
+    scope["headers"] = [(b"authorization", b"Bearer k")]
+    asyncio.run(gate(scope, never, send))
+    assert sent[0]["status"] == 408
+    assert "did not arrive in 0.01 s" in json.loads(sent[1]["body"])["error"]["message"]
+    assert ask(gate, b"abc", authorization="Bearer k") == (200, "3")

@@ -6,7 +6,7 @@ from sumzero.errors import RunError
 from sumzero.infer.batches import read_batch
 from sumzero.infer.chat import Remote
 from sumzero.infer.generate import generate, merge_shards
-from sumzero.infer.questions import read_test, references
+from sumzero.infer.questions import each_record, references
 from sumzero.infer.report import report
 from sumzero.infer.score import score, table
 from sumzero.instructions import bundled
@@ -67,6 +67,15 @@ def test_other_documents_of_the_same_ids_are_not_scored(run_file, tmp_path):
     assert score(config)["systems"]["lead1"]["rows"] == 3
 
 
+def test_records_in_another_order_are_not_taken_for_those_generated_for(run_file, tmp_path):
+    config = load(run_file)
+    generate(config, "lead1")
+    file = tmp_path / "test.jsonl"
+    file.write_text("".join(reversed(file.read_text().splitlines(keepends=True))))
+    with pytest.raises(RunError, match="other documents of the same ids"):
+        score(config)
+
+
 def test_nothing_generated_is_said(run_file):
     with pytest.raises(RunError, match="nothing generated yet"):
         score(load(run_file))
@@ -120,7 +129,8 @@ def test_what_a_document_does_not_answer_is_scored_against_saying_so(tmp_path):
     columns = {"instruction": "question", "targets": "answers"}
     config = _source(tmp_path, rows, task="answer", **columns)
     said = bundled("answer", "en").unanswerable
-    assert references(*read_test(config, need_targets=True), config) == [(said,), ("Nobody.",)]
+    records = each_record(config.data.test, need_targets=True)
+    assert [references(*pair, config) for pair in records] == [(said,), ("Nobody.",)]
     generate(config, "lead1")
     assert score(config)["systems"]["lead1"]["rows"] == 2
 
