@@ -19,14 +19,6 @@ if TYPE_CHECKING:  # they load torch, which a generation without a model does no
     from sumzero.prompt import PromptRenderer
 
 
-def read_test(
-    config: RunConfig, *, need_targets: bool = False
-) -> tuple[list[Record], list[Source]]:
-    """The records of all test sources, and each one's source. Raises as `each_record`."""
-    pairs = list(each_record(config.data.test, need_targets=need_targets))
-    return [record for record, _ in pairs], [source for _, source in pairs]
-
-
 def each_record(
     sources: Sequence[Source], *, need_targets: bool
 ) -> Iterator[tuple[Record, Source]]:

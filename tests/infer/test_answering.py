@@ -4,7 +4,7 @@ import pytest
 
 from sumzero.infer.answering import answers
 from sumzero.infer.fingerprint import input_digest
-from sumzero.infer.questions import asking, read_test
+from sumzero.infer.questions import asking, each_record
 
 from .model_run import Reader, opened, write_run
 
@@ -46,9 +46,8 @@ def test_each_record_is_asked_and_its_row_says_what_was_kept(config, tokenizer):
     assert not last["truncated"]
     assert last["document_kept"] == last["document_tokens"]
     assert last["text"] == last["text"].strip()
-    records, sources = read_test(run)
     ask = asking(run, model.contract)
-    asked = [(r, ask(r, s)) for r, s in zip(records, sources, strict=True)]
+    asked = [(r, ask(r, s)) for r, s in each_record(run.data.test, need_targets=False)]
     assert made_by["input"] == input_digest(asked)
     assert made_by["asked"] == sorted({text for _, text in asked})
 

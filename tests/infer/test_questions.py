@@ -6,7 +6,7 @@ from sumzero.config import Data, Generate, RunConfig, Source
 from sumzero.contract import make_contract
 from sumzero.errors import ConfigError, DataError
 from sumzero.infer.fingerprint import input_digest
-from sumzero.infer.questions import asking, each_record, question_ids, read_test
+from sumzero.infer.questions import asking, each_record, question_ids
 from sumzero.prompt import PromptRenderer
 
 SUMMARIZE = Source(path="train.jsonl")
@@ -48,10 +48,16 @@ def row(id_, **values):
     return {"id": id_, "document": "The cat sat.", **values}
 
 
+def read(run):
+    """The test records, and each one's source."""
+    records, sources = zip(*each_record(run.data.test, need_targets=False), strict=True)
+    return list(records), list(sources)
+
+
 def test_records_of_several_sources_come_in_order_each_with_its_source(source_of):
     one = source_of("one.jsonl", [row("a"), row("b")])
     two = source_of("two.jsonl", [row("c", q="Who?")], task="answer", instruction="q")
-    records, sources = read_test(config(one, two))
+    records, sources = read(config(one, two))
     assert [record.id for record in records] == ["a", "b", "c"]
     assert sources == [one, one, two]
     assert records[2].instruction == "Who?"
@@ -61,7 +67,7 @@ def test_an_id_of_two_sources_is_refused(source_of):
     one = source_of("one.jsonl", [row("a")])
     two = source_of("two.jsonl", [row("b"), row("a")])
     with pytest.raises(DataError, match=r"two\.jsonl:2: id 'a' is also in .*one\.jsonl"):
-        read_test(config(one, two))
+        read(config(one, two))
 
 
 def test_each_record_is_asked_by_its_source_s_task_or_its_own_words(source_of, contract):
@@ -94,9 +100,9 @@ def test_a_question_is_encoded_apart_and_left_out_where_there_is_no_place(render
 
 def test_the_input_s_digest_changes_with_everything_that_decides_a_prompt(source_of):
     run = config(source_of("one.jsonl", [row("a"), row("b")]))
-    records, _ = read_test(run)
-    changed, _ = read_test(config(source_of("two.jsonl", [row("a", document="New."), row("b")])))
-    own, _ = read_test(
+    records, _ = read(run)
+    changed, _ = read(config(source_of("two.jsonl", [row("a", document="New."), row("b")])))
+    own, _ = read(
         config(source_of("three.jsonl", [row("a", q="x"), row("b", q="x")], instruction="q"))
     )
     digests = [
@@ -111,5 +117,5 @@ def test_the_input_s_digest_changes_with_everything_that_decides_a_prompt(source
         )
     ]
     assert len(set(digests)) == len(digests)
-    again = read_test(run)[0]
+    again = read(run)[0]
     assert input_digest(zip(again, ["", ""], strict=True)) == digests[0]
