@@ -20,19 +20,10 @@ from sumzero.contract import Contract, check_stop_ids, open_contract
 from sumzero.errors import ConfigError, RunError
 from sumzero.infer.answering import Answering, answers, model_under, start_engines
 from sumzero.infer.engine import Completion, Failure, Request
-from sumzero.infer.generate import (
-    Job,
-    drop_other_times,
-    job_of,
-    merge_job,
-    merged,
-    note_time,
-    progress_of,
-    read_inputs,
-    shown,
-)
+from sumzero.infer.generate import drop_other_times, merge_job, merged, note_time, shown
 from sumzero.infer.generation import SYSTEMS, Generation, found
 from sumzero.infer.inputs import Inputs
+from sumzero.infer.job import Job, job_of, read_inputs
 from sumzero.infer.rows import Nodes, Parts, Row, there
 from sumzero.infer.shards import Shard, appending
 from sumzero.log import logger
@@ -99,7 +90,7 @@ def generate_adapted_shard(
     """Generates one shard's records with each; for each what `generate_shard` returns."""
     jobs = _jobs(config, adapters, input_file)
     _make([job for job in jobs if not (job.where / "manifest.json").is_file()], shard)
-    return [progress_of(job) for job in jobs]
+    return [job.progress() for job in jobs]
 
 
 def merge_adapted(
@@ -117,7 +108,7 @@ def _jobs(config: RunConfig, adapters: Sequence[Adapter], input_file: str | None
     for adapter in adapters:
         with_it = replace(model, adapters=(adapter.folder,))
         by = {**made_by, "adapter": adapter_digest(adapter.folder)}
-        jobs.append(job_of(config, adapter.name, inputs, with_it, by, input_file))
+        jobs.append(job_of(config, adapter.name, inputs, by, input_file, model=with_it))
     return jobs
 
 

@@ -9,11 +9,10 @@ from sumzero.config import RunConfig, Source
 from sumzero.contract import Contract, open_contract
 from sumzero.infer.engine import Completion, Failure, Request, engine_version
 from sumzero.infer.engines import Engines
-from sumzero.infer.fingerprint import input_digest
 from sumzero.infer.forest import IN_PARTS, mark_of
 from sumzero.infer.inputs import Inputs
 from sumzero.infer.long_answers import LongAnswers
-from sumzero.infer.questions import asking, check_room, question_ids
+from sumzero.infer.questions import Asked, all_asked, asking, check_room, question_ids
 from sumzero.infer.rows import Parts, Row, answer_row, prompt_facts
 from sumzero.loading import local_folder
 from sumzero.prompt import PromptRenderer
@@ -46,7 +45,7 @@ class Model:
     folder: Path
     contract: Contract
     renderer: PromptRenderer
-    asked: Callable[[Record, Source], str]
+    asked: Asked
     adapters: tuple[Path, ...] = ()
     mark: str = "#"
 
@@ -75,15 +74,7 @@ def model_under(
 ) -> tuple[Model, dict[str, Any]]:
     """The model of a folder under an opened contract; else as `open_model`."""
     asked = asking(config, contract)
-    texts: set[str] = set()
-
-    def all_asked() -> Iterator[tuple[Record, str]]:
-        for record, source in inputs:
-            text = asked(record, source)
-            texts.add(text)
-            yield record, text
-
-    input_ = input_digest(all_asked())
+    texts, of_inputs = all_asked(inputs, asked)
     check_room(texts, renderer, contract, config.generate.max_new_tokens)
     made_by = {
         "weights": digest(path),
@@ -91,8 +82,8 @@ def model_under(
         "sampling": as_dict(replace(config.generate, engines=None)),  # which alters no text
         "seed": config.seed,
         "engine": engine_version(),
-        "asked": sorted(texts),
-        "input": input_,
+        "asked": texts,
+        "input": of_inputs,
     }
     mark = mark_of(inputs.all_ids()) if config.generate.long in IN_PARTS else "#"
     return Model(path, contract, renderer, asked, mark=mark), made_by

@@ -25,6 +25,11 @@ class EchoRequest:
     document: str
 
 
+def tokens(text: str) -> Iterator[re.Match[str]]:
+    """The tokens that the engine sees in a text."""
+    return _TOKEN.finditer(text)
+
+
 def count_tokens(text: str) -> int:
     """How many tokens the engine sees in a text."""
     return len(_TOKEN.findall(text))
@@ -44,7 +49,7 @@ class Echo:
             begun = time.perf_counter()
             count = end = 0
             is_cut = False
-            for token in _TOKEN.finditer(request.document):
+            for token in tokens(request.document):
                 if count == self._most:
                     is_cut = True
                     break

@@ -5,62 +5,41 @@
                             merged.jsonl    all rows in input order, proven complete (generation.py)
                             manifest.json   what made them
 
-The fingerprint is a hash over weights, contract, sampling, engine version and input: a run resumes
-only under the same one, so rows of different settings never mix. Tasks on other machines generate
-shards of it, and a last one merges them. Records and rows stay on disk, so that memory hardly grows
-with their number.
+job.py says what the fingerprint is over. Tasks on other machines generate shards of it, and a last
+one merges them. Records and rows stay on disk, so that memory hardly grows with their number.
 """
 
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from sumzero.config import RunConfig, Source
-from sumzero.errors import ConfigError, RunError
-from sumzero.infer.echo import VERSION as ECHO
+from sumzero.errors import RunError
+from sumzero.infer.chat import Remote
 from sumzero.infer.echo import Echo, EchoRequest, count_tokens
-from sumzero.infer.fingerprint import fingerprint
-from sumzero.infer.fit import check_fit
 from sumzero.infer.generation import Generation, found, merge
-from sumzero.infer.inputs import Inputs, open_inputs
+from sumzero.infer.job import Job, open_job
 from sumzero.infer.rows import Row, there
 from sumzero.infer.shards import Shard, append
 from sumzero.log import logger, progress
 from sumzero.records import Record
-from sumzero.runfolder import RunFolder, read_json, write_json
+from sumzero.runfolder import read_json, write_json
 from sumzero.sentences import first_sentence
-
-if TYPE_CHECKING:  # it loads torch, which a generation without a model does not need
-    from sumzero.infer.answering import Model
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is to be generated: inputs, by what, and where to; `about` is for the manifest."""
-
-    config: RunConfig
-    system: str
-    inputs: Inputs
-    model: "Model | None"
-    made_by: dict[str, Any]
-    about: dict[str, Any]
-    where: Path
 
 
 def generate(
-    config: RunConfig, system: str = "finetuned", input_file: str | None = None
+    config: RunConfig, system: str | Remote = "finetuned", input_file: str | None = None
 ) -> Generation:
     """Generates for every record of the test split that has no row yet, and merges.
 
     `system` is one of SYSTEMS: "finetuned" is the export, "untrained" the model that training began
-    with, under the same contract, "lead1" the document's first sentence, and "echo" its head. With
-    `input_file` its rows take the place of the test split; they need no targets and are never
-    scored. Raises DataError, ConfigError or RunError for what the user can mend.
+    with, under the same contract, "lead1" the document's first sentence, and "echo" its head; or it
+    is a model that others serve. With `input_file` its rows take the place of the test split; they
+    need no targets and are never scored. Raises DataError, ConfigError or RunError for what the
+    user can mend.
     """
-    job = _job(config, system, input_file)
+    job = open_job(config, system, input_file)
     if done := found(job.where):
         logger.info("generated already: %s", job.where)
         return done
@@ -69,29 +48,24 @@ def generate(
 
 
 def generate_shard(
-    config: RunConfig, system: str, shard: Shard, input_file: str | None = None
+    config: RunConfig, system: str | Remote, shard: Shard, input_file: str | None = None
 ) -> tuple[Path, int, int]:
     """Generates one shard's records, beside others that do the same with theirs; see `generate`.
 
     Returns the generation's folder, how many of its rows are there by now, of all shards, and how
     many there will be.
     """
-    job = _job(config, system, input_file)
+    job = open_job(config, system, input_file)
     if not (job.where / "manifest.json").is_file():
         _make(job, shard)
-    return progress_of(job)
-
-
-def progress_of(job: Job) -> tuple[Path, int, int]:
-    """A generation's folder, and how many of its rows are there, of how many."""
-    return job.where, len(there(job.where, job.inputs)), len(job.inputs)
+    return job.progress()
 
 
 def merge_shards(
-    config: RunConfig, system: str = "finetuned", input_file: str | None = None
+    config: RunConfig, system: str | Remote = "finetuned", input_file: str | None = None
 ) -> Generation:
     """Merges what shards have generated. Raises RunError where a row is missing."""
-    return merge_job(_job(config, system, input_file))
+    return merge_job(open_job(config, system, input_file))
 
 
 def merge_job(job: Job) -> Generation:
@@ -104,70 +78,6 @@ def merge_job(job: Job) -> Generation:
             "and weights; run `sumzero generate` first"
         )
     return merged(job)
-
-
-def _job(config: RunConfig, system: str, input_file: str | None) -> Job:
-    folder = RunFolder.of(config)
-    sources = _sources(config, system, input_file)
-    if system not in ("lead1", "echo") and not folder.export.is_dir():
-        raise RunError(f"{folder.export} is missing; run `sumzero export RUN.toml` first")
-    inputs = open_inputs(folder.inputs, sources)
-    made_by: dict[str, Any] = {}
-    model = None
-    if system in ("lead1", "echo"):
-        made_by["input"] = inputs.documents
-        if system == "echo":
-            made_by |= {
-                "engine": ECHO,
-                "sampling": {"max_new_tokens": config.generate.max_new_tokens},
-            }
-    else:
-        from sumzero.infer.answering import open_model
-
-        model, made_by = open_model(config, system, inputs)
-    return job_of(config, system, inputs, model, made_by, input_file)
-
-
-def job_of(
-    config: RunConfig,
-    system: str,
-    inputs: Inputs,
-    model: "Model | None",
-    made_by: dict[str, Any],
-    input_file: str | None,
-) -> Job:
-    """The job that is made so, in the folder that is called by it."""
-    made_by = {"system": system, "documents": inputs.documents, **made_by}
-    about = {}
-    if input_file is not None:
-        made_by["split"] = "input"
-        about["input_file"] = input_file
-    where = RunFolder.of(config).generations / fingerprint(made_by)
-    if model and not where.is_dir():  # else it was begun, and so checked
-        check_fit(model, inputs, config.generate)
-    return Job(config, system, inputs, model, made_by, about, where)
-
-
-def read_inputs(config: RunConfig, system: str, input_file: str | None) -> Inputs:
-    """What a system is to generate for."""
-    return open_inputs(RunFolder.of(config).inputs, _sources(config, system, input_file))
-
-
-def _sources(config: RunConfig, system: str, input_file: str | None) -> tuple[Source, ...]:
-    if input_file is not None:
-        return (_source_of(config, system, input_file),)
-    if not config.data.test:
-        raise ConfigError(
-            "data.test: no records to generate for; set data.test.path, or --input FILE"
-        )
-    return config.data.test
-
-
-def _source_of(config: RunConfig, system: str, file: str) -> Source:
-    """A file with the columns of the run's first source; what is for data sets alone is not its."""
-    given = (*config.data.test, *config.data.train, Source(path=file))[0]
-    lead = given.lead if system == "lead1" else None  # nothing else reads it
-    return replace(given, path=file, subset=None, split=None, revision=None, lead=lead)
 
 
 def _make(job: Job, shard: Shard) -> None:
@@ -188,6 +98,10 @@ def _make(job: Job, shard: Shard) -> None:
             rows = (_lead_row(record) for record, _ in inputs.of(todo))
         elif job.system == "echo":
             rows = _echo_rows(inputs.of(todo), config)
+        elif job.chat is not None:
+            from sumzero.infer import endpoint
+
+            rows = endpoint.answers(job.chat, inputs.of(todo), config.endpoint)
         elif len(todo) and job.model is not None:
             from sumzero.infer.answering import answers, start_engines
 

@@ -51,7 +51,10 @@ def found(where: Path) -> Generation | None:
 
 
 def finished_generations(folder: RunFolder) -> dict[str, Generation]:
-    """The newest finished generation of each system, of the test records."""
+    """The newest finished generation of each system, of the test records.
+
+    Systems that have a name of their own, as models of others have, stand last.
+    """
     newest: dict[str, Generation] = {}
     for file in folder.generations.glob("*/manifest.json"):
         generation = Generation(file.parent, read_json(file, "sumzero generate"))
@@ -61,7 +64,8 @@ def finished_generations(folder: RunFolder) -> dict[str, Generation]:
         before = newest.get(system)
         if not before or generation.manifest["finished"] > before.manifest["finished"]:
             newest[system] = generation
-    return {system: newest[system] for system in reversed(SYSTEMS) if system in newest}
+    order = [*reversed(SYSTEMS), *sorted(newest.keys() - set(SYSTEMS))]
+    return {system: newest[system] for system in order if system in newest}
 
 
 def merge(where: Path, inputs: Inputs, facts: dict[str, Any]) -> Generation:

@@ -4,13 +4,14 @@ A record is asked as the export's contract has it for the task and language of i
 words of its own instruction.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from sumzero.config import RunConfig, Source
 from sumzero.errors import ConfigError, DataError
+from sumzero.infer.fingerprint import input_digest
 from sumzero.infer.ids import IdSet
-from sumzero.instructions import QUESTION, instruction_set
+from sumzero.instructions import QUESTION, instruction_set, sets_of, trained_set
 from sumzero.records import Record, Rejects, first_of_each_id
 
 if TYPE_CHECKING:  # they load torch, which a generation without a model does not need
@@ -52,8 +53,12 @@ def each_record(
         earlier.append((source, own))
 
 
-def asking(config: RunConfig, contract: "Contract") -> Callable[[Record, Source], str]:
-    """What a record of a source is asked; {question} in it stands for its own instruction.
+Asked = Callable[[Record, Source], str]
+"""What a record of a source is asked; {question} in it stands for its own instruction."""
+
+
+def asking(config: RunConfig, contract: "Contract | None") -> Asked:
+    """Asks as the contract does; without one, of a model that others have trained, as the run does.
 
     The function raises ConfigError where the source cannot be asked for.
     """
@@ -64,10 +69,37 @@ def asking(config: RunConfig, contract: "Contract") -> Callable[[Record, Source]
             return QUESTION
         key = (source, record.language)
         if key not in texts:
-            texts[key] = contract.asked(*key, config.data, config.generate)
+            texts[key] = (
+                contract.asked(*key, config.data, config.generate)
+                if contract
+                else _run_asks(*key, config)
+            )
         return texts[key]
 
     return asked
+
+
+def _run_asks(source: Source, language: str, config: RunConfig) -> str:
+    """What a contract would ask that was made of the run's settings."""
+    chosen = trained_set(
+        sets_of(config.data.train, config.data), source, config.data, language
+    ) or instruction_set(source, config.data, language)
+    wanted = config.generate
+    return chosen.inference(wanted.words, wanted.sentences, source.target_language)
+
+
+def all_asked(inputs: Iterable[tuple[Record, Source]], asked: Asked) -> tuple[list[str], str]:
+    """What the records are asked, each text once, and a digest over them and what each is asked."""
+    texts: set[str] = set()
+
+    def pairs() -> Iterator[tuple[Record, str]]:
+        for record, source in inputs:
+            text = asked(record, source)
+            texts.add(text)
+            yield record, text
+
+    digest = input_digest(pairs())
+    return sorted(texts), digest
 
 
 def references(record: Record, source: Source, config: RunConfig) -> tuple[str, ...]:

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from sumzero.config import RunConfig
 from sumzero.errors import ConfigError
-from sumzero.instructions import sample
 from sumzero.train.packing import IntArray, Pieces, Plan, make_plan
+from sumzero.train.paraphrases import sample
 from sumzero.train.store import TokenStore
 
 _LOTS = 1 << 32  # as many as `sample` can tell apart

@@ -19,9 +19,10 @@ import pyarrow as pa
 from sumzero.config import Data, Source
 from sumzero.errors import ConfigError, DataError
 from sumzero.formats import Block
-from sumzero.instructions import VERBATIM, InstructionSet, instruction_set, key_of
+from sumzero.instructions import VERBATIM, InstructionSet, instruction_set
 from sumzero.prompt import PromptRenderer
 from sumzero.records import Record, Reject, read_block
+from sumzero.train.paraphrases import key_of
 
 IDS: pa.DataType = pa.list_(pa.int32())
 _COLUMNS: list[tuple[str, pa.DataType]] = [

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from sumzero import __version__, commands, log
+from sumzero import __version__, commands, generate_commands, log
 from sumzero.errors import guarded
 from sumzero.jobs import STEPS
+from sumzero.remote_options import add_remote_options
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -136,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--workers", type=_count, default=1, help="processes (default: 1)")
     generate = add_stage(
         "generate",
-        commands.generate,
+        generate_commands.generate,
         "Generate for the test records through vLLM.",
         "sumzero generate runs/scitldr --system untrained",
     )
@@ -148,11 +149,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     merge = add_stage(
         "merge",
-        commands.merge,
+        generate_commands.merge,
         "Prove that the shards of a generation are complete, and make one file of them.",
         "sumzero merge runs/scitldr",
     )
     for stage in (generate, merge):
+        add_remote_options(stage, with_batches=stage is generate)
         stage.add_argument(
             "--system",
             choices=("finetuned", "untrained", "lead1"),

@@ -5,28 +5,10 @@ Imports of stages are inside the functions: `sumzero --help` must not load torch
 
 import argparse
 import json
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from sumzero.config import RunConfig
 from sumzero.errors import ConfigError
 from sumzero.jobs import STEPS
-from sumzero.runfile import load, run_file
-
-if TYPE_CHECKING:
-    from sumzero.infer.adapted import Adapter
-    from sumzero.infer.generation import Generation
-    from sumzero.infer.shards import Shard
-
-
-def _config(options: argparse.Namespace) -> RunConfig:
-    config = load(run_file(options.run), options.overrides)
-    given = Path(options.run)
-    if given.is_dir():  # that very folder, wherever it lies now
-        given = given.resolve() if given.is_symlink() or not given.name else given
-        config = replace(config, runs=str(given.parent), name=given.name)
-    return config
+from sumzero.run_options import config_of
 
 
 def demo(options: argparse.Namespace) -> int:
@@ -49,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
     from sumzero.pipeline import run
     from sumzero.runfolder import RunFolder
 
-    config = _config(options)
+    config = config_of(options)
     scores, _ = run(config, num_ranks=options.ranks)
     print(table(scores))
     print(f"report: {RunFolder.of(config).report}")
@@ -61,7 +43,7 @@ def prepare(options: argparse.Namespace) -> int:
     from sumzero.pipeline import prepare
     from sumzero.train.data_report import summary
 
-    report = prepare(_config(options), options.processes)
+    report = prepare(config_of(options), options.processes)
     print(json.dumps(report) if options.json else summary(report))
     return 0
 
@@ -74,7 +56,7 @@ def plan(options: argparse.Namespace) -> int:
     from sumzero.train.outlook_table import as_json, table
     from sumzero.train.planner import outlook
 
-    config, device = _config(options), device_called(options.device)
+    config, device = config_of(options), device_called(options.device)
     room = round(options.gpu_memory * GIB) if options.gpu_memory else device.memory
     found = outlook(config, Cluster(device, options.gpus, options.gpus_per_node), room)
     print(json.dumps(as_json(config, found)) if options.json else table(config, found))
@@ -87,7 +69,7 @@ def export(options: argparse.Namespace) -> int:
 
     print(
         export(
-            _config(options),
+            config_of(options),
             options.checkpoint,
             form=options.form,
             dtype=options.dtype,
@@ -102,89 +84,7 @@ def convert(options: argparse.Namespace) -> int:
     """A checkpoint for another number of ranks."""
     from sumzero.train.convert import convert
 
-    print(convert(_config(options), options.checkpoint, options.workers))
-    return 0
-
-
-def generate(options: argparse.Namespace) -> int:
-    """Summaries of the test records or of another file, or of a shard of them."""
-    from sumzero.infer.generate import generate, generate_shard
-
-    config, shard = _config(options), _shard(options)
-    if options.adapter:
-        return _generate_adapted(config, shard, options)
-    system = _system(options)
-    if shard is None:
-        return _tell([generate(config, system, options.input)], options)
-    _tell_shard(shard, generate_shard(config, system, shard, options.input))
-    return 0
-
-
-def _generate_adapted(config: RunConfig, shard: "Shard | None", options: argparse.Namespace) -> int:
-    from sumzero.infer.adapted import generate_adapted, generate_adapted_shard
-
-    adapters = _adapters(options)
-    if shard is None:
-        return _tell(generate_adapted(config, adapters, options.input), options)
-    for found in generate_adapted_shard(config, adapters, shard, options.input):
-        _tell_shard(shard, found)
-    return 0
-
-
-def merge(options: argparse.Namespace) -> int:
-    """One file of all shards, proven complete."""
-    from sumzero.infer.generate import merge_shards
-
-    config = _config(options)
-    if options.adapter:
-        from sumzero.infer.adapted import merge_adapted
-
-        return _tell(merge_adapted(config, _adapters(options), options.input), options)
-    return _tell([merge_shards(config, _system(options), options.input)], options)
-
-
-def _adapters(options: argparse.Namespace) -> list["Adapter"]:
-    from sumzero.infer.adapted import parse_adapters
-
-    if options.engine == "echo" or options.system is not None:
-        raise ConfigError("--adapter names systems of its own; leave --system and --engine out")
-    return parse_adapters(options.adapter)
-
-
-def _shard(options: argparse.Namespace) -> "Shard | None":
-    from sumzero.infer.shards import Shard
-
-    if options.shard is None:
-        return None
-    if options.parquet:
-        raise ConfigError("--parquet: a shard is no table yet; give it to `sumzero merge`")
-    try:
-        return Shard.parse(options.shard)
-    except ValueError as error:
-        raise ConfigError(f"--shard {error}") from None
-
-
-def _tell_shard(shard: "Shard", found: tuple[Path, int, int]) -> None:
-    where, there, total = found
-    print(f"{where}: shard {shard} is done; {there} of all {total} rows are there")
-
-
-def _system(options: argparse.Namespace) -> str:
-    if options.engine == "echo" and options.system is not None:
-        raise ConfigError("--engine echo is a system of its own; leave --system out")
-    return "echo" if options.engine == "echo" else options.system or "finetuned"
-
-
-def _tell(generations: list["Generation"], options: argparse.Namespace) -> int:
-    from sumzero.infer.table import write_parquet
-
-    for made in generations:
-        if options.parquet:
-            print(write_parquet(made))
-        print(
-            f"{made.folder / 'merged.jsonl'}: {made.manifest['rows']} rows, "
-            f"{made.manifest['errors']} errors, {made.manifest['truncated']} documents cut"
-        )
+    print(convert(config_of(options), options.checkpoint, options.workers))
     return 0
 
 
@@ -192,7 +92,7 @@ def score(options: argparse.Namespace) -> int:
     """Scores of all generated systems."""
     from sumzero.infer.score import score, table
 
-    scores = score(_config(options))
+    scores = score(config_of(options))
     print(json.dumps(scores) if options.json else table(scores))
     return 0
 
@@ -202,7 +102,7 @@ def score_checkpoints(options: argparse.Namespace) -> int:
     from sumzero.runfolder import RunFolder
     from sumzero.score_checkpoints import score_checkpoints, table
 
-    config = _config(options)
+    config = config_of(options)
     print(table(score_checkpoints(config, follow=options.follow), RunFolder.of(config)))
     return 0
 
@@ -217,7 +117,7 @@ def submit(options: argparse.Namespace) -> int:
     wanted = [step.strip() for step in options.steps.split(",")]
     if unknown := [step for step in wanted if step not in STEPS]:
         raise ConfigError(f"--steps: no step {unknown[0]!r}; there are {', '.join(STEPS)}")
-    config = _config(options)
+    config = config_of(options)
     gpus = slurm.gpus_per_node() if options.gpus_per_node is None else options.gpus_per_node
     in_all = options.nodes * max(gpus // config.generate.tensor_parallel, 1)
     shape = Shape(
@@ -238,7 +138,7 @@ def cancel(options: argparse.Namespace) -> int:
     from sumzero.runfolder import RunFolder
     from sumzero.submit import cancel
 
-    folder = RunFolder.of(_config(options))
+    folder = RunFolder.of(config_of(options))
     cancelled = cancel(folder)
     for found in cancelled:
         print(f"{found.job.step}: job {found.job.id} is cancelled; it was {found.state}")
@@ -252,7 +152,7 @@ def status(options: argparse.Namespace) -> int:
     from sumzero.runfolder import RunFolder
     from sumzero.status import status, table
 
-    found = status(RunFolder.of(_config(options)))
+    found = status(RunFolder.of(config_of(options)))
     print(json.dumps(found) if options.json else table(found))
     return 0
 
@@ -261,7 +161,7 @@ def report(options: argparse.Namespace) -> int:
     """The page."""
     from sumzero.infer.report import report
 
-    print(report(_config(options)))
+    print(report(config_of(options)))
     return 0
 
 
@@ -269,7 +169,7 @@ def serve(options: argparse.Namespace) -> int:
     """The server."""
     from sumzero.infer.serve import Listen, serve
 
-    config = _config(options)
+    config = config_of(options)
     listen = Listen(
         options.host,
         options.port,

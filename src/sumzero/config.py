@@ -14,6 +14,7 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
+from sumzero.endpoint_settings import Endpoint as Endpoint
 from sumzero.setting import SETTINGS, Count, Positive, Share
 from sumzero.train_settings import Lora as Lora
 from sumzero.train_settings import Train as Train
@@ -266,4 +267,5 @@ class RunConfig:
     data: Data = Data()
     train: Train = Train()
     generate: Generate = Generate()
+    endpoint: Endpoint = Endpoint()
     score: Score = Score()

@@ -22,8 +22,8 @@ from sumzero.instructions import (
     InstructionSet,
     instruction_set,
     parse_instructions,
-    primary,
     sets_of,
+    trained_set,
 )
 from sumzero.loading import load_tokenizer
 from sumzero.log import logger
@@ -79,15 +79,9 @@ class Contract:
             raise ConfigError(
                 f"generate.{key}: the model was not trained with data.length_control; leave it out"
             )
-        of_task = [one for one in self.instructions if one.task == source.task]
-        trained = [one for one in of_task if one.language == language] or [
-            one for one in of_task if one.language == primary(language)
-        ]
-        chosen = trained[0] if trained else instruction_set(source, data, language)
-        if len(trained) > 1:
-            own = instruction_set(source, data, language)
-            chosen = own if own in trained else chosen
-        if not trained:
+        chosen = trained_set(self.instructions, source, data, language)
+        if chosen is None:
+            chosen = instruction_set(source, data, language)
             logger.warning(
                 '%s: the model was not trained on task "%s" in language %r',
                 source.path,

@@ -1,8 +1,7 @@
 """Instruction sets: how a task is asked for in a language, in several paraphrases.
 
-A set is a TOML file; SumZero's own lie in recipes/instructions. Which paraphrase a target is asked
-with in an epoch is a hash of (seed, record id, epoch), so a rerun asks the same. Inference asks
-with the first one. Words in braces are slots:
+A set is a TOML file; SumZero's own lie in recipes/instructions. Training asks with one or another
+(train/paraphrases.py), inference with the first one. Words in braces are slots:
 
     {length}            how long the target is: " in one sentence"; empty without length control
     {question}          task "answer": the row's question, encoded apart from the rest
@@ -15,12 +14,9 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import field
 from functools import lru_cache
-from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
@@ -191,6 +187,23 @@ def instruction_set(source: Source, data: Data, language: str) -> InstructionSet
     return parse_instructions(values, "data.instruction")
 
 
+def trained_set(
+    sets: Iterable[InstructionSet], source: Source, data: Data, language: str
+) -> InstructionSet | None:
+    """Of the sets that a model was trained with, the one for the source's task and the language.
+
+    Of several it is the source's own, if that is among them.
+    """
+    of_task = [one for one in sets if one.task == source.task]
+    trained = [one for one in of_task if one.language == language] or [
+        one for one in of_task if one.language == primary(language)
+    ]
+    if len(trained) > 1:
+        own = instruction_set(source, data, language)
+        return own if own in trained else trained[0]
+    return trained[0] if trained else None
+
+
 def sets_of(sources: Iterable[Source], data: Data) -> list[InstructionSet]:
     """The sets that sources are asked with, each once, in the order of the sources.
 
@@ -251,29 +264,6 @@ def parse_instructions(values: Any, origin: str) -> InstructionSet:
                 message = "no such key"
             problems.append(": ".join(filter(None, (origin, key, message))))
         raise ConfigError(problems) from None
-
-
-def key_of(id_: str) -> int:
-    """The 64-bit key that a record's id is sampled by."""
-    return int.from_bytes(blake2b(id_.encode(), digest_size=8).digest(), "little")
-
-
-def sample(
-    num_ways: NDArray[np.int64] | int, seed: int, keys_N: NDArray[np.uint64], epoch: int
-) -> NDArray[np.int64]:
-    """An index below `num_ways` for each key: the same for the same (seed, key, epoch).
-
-    The mixing is splitmix64's finalizer (Steele, Lea and Flood 2014).
-    """
-    start = key_of(f"{seed} {epoch}")
-    mixed_N = np.asarray(keys_N, np.uint64) ^ np.uint64(start)
-    with np.errstate(over="ignore"):
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-            mixed_N = (mixed_N ^ (mixed_N >> np.uint64(shift))) * np.uint64(factor)
-        mixed_N ^= mixed_N >> np.uint64(31)
-        # The upper half times n, over 2^32: uniform without a division.
-        found_N = (mixed_N >> np.uint64(32)) * np.asarray(num_ways).astype(np.uint64)
-    return (found_N >> np.uint64(32)).astype(np.int64)
 
 
 @lru_cache(maxsize=1 << 14)

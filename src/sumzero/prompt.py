@@ -31,6 +31,12 @@ _CACHED = 1 << 14  # texts
 _PROBE_DOCUMENT, _PROBE_ASKED, _PROBE_TARGET = "The cat sat.", "Sum up.", "A cat sat."
 
 
+def user_text(document: str, asked: str, question: str | None = None) -> str:
+    """The user's turn as text, for servers that render it themselves; {question} is filled."""
+    before, slot, after = asked.partition(_QUESTION)
+    return document + SEPARATOR + before + (question or "" if slot else "") + after
+
+
 @dataclass(frozen=True)
 class Truncation:
     """How a document that is too long is cut: see `data.truncation`.

@@ -3,7 +3,9 @@ import json
 import pytest
 
 from sumzero.errors import RunError
-from sumzero.infer.generate import generate
+from sumzero.infer.batches import read_batch
+from sumzero.infer.chat import Remote
+from sumzero.infer.generate import generate, merge_shards
 from sumzero.infer.questions import each_record, references
 from sumzero.infer.report import report
 from sumzero.infer.score import score, table
@@ -90,6 +92,27 @@ def test_the_report_shows_data_as_text(run_file):
     assert "<img" not in page
     assert "&lt;script&gt;alert(1)" in page
     assert "{{ 7 * 7 }}" in page
+
+
+def test_models_of_others_are_scored_under_their_own_names_after_ours(run_file, tmp_path):
+    config = load(run_file)
+    generate(config, "lead1")
+    names = ["zeta", "org/a-model-with-a-long-name", "a<b>model"]
+    reply = {"choices": [{"message": {"content": "A cat."}}]}
+    response = {"status_code": 200, "body": reply}
+    lines = [json.dumps({"custom_id": id_, "response": response}) for id_ in ("a", "b", HOSTILE)]
+    answered = tmp_path / "answered.jsonl"
+    answered.write_text("\n".join(lines))
+    for name in names:
+        read_batch(config, Remote(name), [answered])
+        merge_shards(config, Remote(name))
+    scores = score(config)
+    assert list(scores["systems"]) == ["lead1", *sorted(names)]
+    _, *shown = table(scores).splitlines()
+    assert [line.split()[0] for line in shown] == ["lead1", *sorted(names)]
+    page = report(config).read_text(encoding="utf-8")
+    assert "a&lt;b&gt;model" in page
+    assert "a<b>model" not in page
 
 
 def _source(tmp_path, rows, **settings):

@@ -1,9 +1,9 @@
-"""Which paraphrase is drawn: `instructions.sample`."""
+"""Which paraphrase is drawn: `paraphrases.sample`."""
 
 import numpy as np
 import pytest
 
-from sumzero.instructions import key_of, sample
+from sumzero.train.paraphrases import key_of, sample
 
 KEYS = np.array([key_of(f"id-{number}") for number in range(7000)], np.uint64)
 
