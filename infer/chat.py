@@ -28,7 +28,6 @@ _OF_THE_ENGINE = (
     "repeat_tokens",  # refused by max_repeats, without which it does nothing
     "speculative_tokens",
     "prefix_caching",
-    "engines",
     "dtype",
     "max_in_flight",
     "engines",
@@ -149,8 +148,13 @@ def _sampling(config: RunConfig) -> dict[str, Any]:
     neutral = Generate()
     for name in (field.name for field in fields(Generate)):
         changed = getattr(config.generate, name) != getattr(neutral, name)
-        if name == "long" and config.generate.long == "truncate":
-            continue  # of prompts that we make: here documents go whole, or by max_document
+        if name == "long":
+            if config.generate.long in (None, "truncate"):
+                continue  # of prompts that we make: here documents go whole, or by max_document
+            raise ConfigError(
+                "generate.long: no document is taken apart for a model that others serve; set "
+                'generate.long="truncate", and endpoint.max_document where one is too long for it'
+            )
         if changed and name not in (*_SENT, *_OF_THE_ENGINE):
             raise ConfigError(
                 f"generate.{name}: OpenAI's API has no such setting; leave it out for a model that "

@@ -6,7 +6,7 @@
 
 `python -m sumzero.infer.worker` is what worker_process.py starts. The lines go over the pipes that
 it was started with as stdin and stdout; whatever else writes to stdout is sent to stderr. Where the
-pipe in ends, so does the process, at once: none outlives the one that it works for.
+pipe in ends, so does the process, at once and with all that vLLM has started: it leads a group.
 """
 
 import json
@@ -43,12 +43,9 @@ class Channel:
         Thread(target=self._read, daemon=True).start()
 
     def send(self, message: Message) -> None:
-        """Sends one message; a process that nobody listens to ends."""
-        try:
-            self._out.write(json.dumps(message).encode() + b"\n")
-            self._out.flush()
-        except BrokenPipeError:
-            os._exit(0)
+        """Sends one message."""
+        self._out.write(json.dumps(message).encode() + b"\n")
+        self._out.flush()
 
     def receive(self) -> Message:
         """The next message, when it comes."""
@@ -62,9 +59,11 @@ class Channel:
             return None
 
     def _read(self) -> None:
-        for line in self._in:
-            self._queue.put(json.loads(line))
-        os._exit(0)
+        try:
+            for line in self._in:
+                self._queue.put(json.loads(line))
+        finally:  # a sender that is killed may leave a torn line
+            os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 def _moved(standard: IO[str], mode: str, instead: int) -> IO[Any]:
@@ -78,7 +77,6 @@ def _moved(standard: IO[str], mode: str, instead: int) -> IO[Any]:
 
 def main() -> int:
     """Runs an engine until the pipe in ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this
     channel = Channel()
     log.configure()
     try:

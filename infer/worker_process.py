@@ -49,6 +49,7 @@ class WorkerProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=_environment(place),
+            process_group=0,  # Ctrl-C is for this process alone, which ends the whole group
         )
         assert self._process.stdout
         assert self._process.stderr
@@ -80,14 +81,15 @@ class WorkerProcess:
                 logger.info("[%s] %s", self.name, self._last)
 
     def end(self, patience: float = 0.0) -> str:
-        """Ends it for good, where it has not ended after so many seconds.
+        """Ends it for good, where it has not ended after so many seconds, and all that it started.
 
         Returns how it ended: by which signal, or with which code and last line.
         """
         process = self._process
         with suppress(subprocess.TimeoutExpired):
             process.wait(patience)
-        process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         code = process.wait()
         self.show_log()
         for pipe in (process.stdin, process.stdout, process.stderr):

@@ -7,10 +7,12 @@ import sys
 import pytest
 
 from sumzero import demo
+from sumzero.errors import ConfigError
 from sumzero.infer.generation import finished_generations
+from sumzero.pipeline import run
 from sumzero.records import read_all
 from sumzero.runfile import load
-from sumzero.runfolder import RunFolder, read_jsonl
+from sumzero.runfolder import RunFolder, read_jsonl, write_jsonl
 
 ROWS = {"train": 600, "test": 40}
 
@@ -123,3 +125,27 @@ def test_a_killed_generation_makes_only_the_missing_rows(finished):
     again = finished_generations(folder)["finetuned"]
     assert again.manifest["rows_made_now"] == 23
     assert {row["id"]: row["text"] for row in again.rows()} == want
+
+
+def test_test_documents_that_would_be_refused_after_the_training_are_refused_before(
+    tmp_path, model_folder
+):
+    rows = [{"id": n, "document": "The cat sat.", "target": f"Cat {n}."} for n in range(4)]
+    write_jsonl(tmp_path / "train.jsonl", rows)
+    write_jsonl(tmp_path / "test.jsonl", [rows[0], {"id": "x", "document": "It was warm. " * 99}])
+    file = tmp_path / "run.toml"
+    file.write_text(f"""
+        runs = "{tmp_path}/runs"
+        model.path = "{model_folder}"
+        [data]
+        train.path = "{tmp_path}/train.jsonl"
+        test.path = "{tmp_path}/test.jsonl"
+        max_length = 128
+        [generate]
+        max_new_tokens = 16
+    """)
+    config = load(file)
+    with pytest.raises(ConfigError, match="1 document is too long, 'x' first: "):
+        run(config)
+    assert RunFolder.of(config).data_report.is_file()
+    assert not RunFolder.of(config).checkpoints.exists()

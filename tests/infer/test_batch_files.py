@@ -199,6 +199,10 @@ def test_the_command_writes_reads_and_merges(config, tmp_path, capsys):
         (["--model=m", "--endpoint=http://h", "--batch-in=o"], "--endpoint and --batch-in: one"),
         (["--model=m", "--endpoint=http://h", "--system=lead1"], "leave --system and --engine"),
         (["--model=m", "--endpoint=http://h", "--engine=echo"], "leave --system and --engine"),
+        (
+            ["--model=m", "--endpoint=http://h", "--adapter=a=b"],
+            "--adapter names systems of its own",
+        ),
         (["--model=m", "--batch-out=o", "--shard=0/2"], "--batch-out: has no --shard"),
         (["--model=m", "--batch-out=o", "--parquet"], "--batch-out: has no --parquet"),
         (["--model=lead1", "--endpoint=http://h"], "--model 'lead1'"),

@@ -106,13 +106,17 @@ def test_a_document_that_may_not_be_cut_has_an_error_and_is_not_asked(chat, rule
         {"min_new_tokens": 5},
         {"repetition_penalty": 1.2},
         {"max_repeats": 4},
-        {"long": "refine"},
     ],
     ids=str,
 )
 def test_what_the_api_does_not_have_is_refused_by_name(chat, settings):
     with pytest.raises(ConfigError, match=f"generate.{next(iter(settings))}: OpenAI's API has no"):
         chat(generate=settings)
+
+
+def test_documents_are_not_taken_apart(chat):
+    with pytest.raises(ConfigError, match=r"generate\.long: .* set generate\.long=\"truncate\""):
+        chat(generate={"long": "refine"})
 
 
 def test_how_our_engine_works_is_no_matter_of_others(chat):
