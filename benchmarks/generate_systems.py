@@ -43,7 +43,8 @@ def _engine(spec: dict[str, Any]) -> Generates:
 
         def _add(self, request: Request, how: Any) -> None:
             own = how.clone()
-            own.max_tokens = own.min_tokens = self.lengths[int(request.id)]
+            if request.id.isdecimal():  # and none of the engine's own
+                own.max_tokens = own.min_tokens = self.lengths[int(request.id)]
             super()._add(request, own)
 
     adapters = [Path(folder) for folder in spec.get("adapters", ())]

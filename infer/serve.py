@@ -20,9 +20,10 @@ from typing import Any
 import jinja2
 import uvicorn
 from prometheus_client import Counter
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
 
 from sumzero.adapter import open_adapter
 from sumzero.config import RunConfig
@@ -186,16 +187,19 @@ def _add_routes(openai: OpenAIApp, responder: Responder, name: str, contract: Co
         )
         return HTMLResponse(shown, headers={"content-security-policy": policy})
 
-    async def not_there(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        reason = f"{request.method[:20]} {request.url.path[:80]}: {error.detail}"
-        body = error_body(error.status_code, reason)
-        return JSONResponse(body, error.status_code, headers=dict(error.headers or {}))
-
-    openai.app.add_exception_handler(HTTPException, not_there)  # of routes that there are not
-    openai.app.middleware_stack = openai.app.build_middleware_stack()  # vLLM had it built without
     openai.app.add_route("/summarize", summarize, methods=["POST"])
     openai.app.add_route("/", show, methods=["GET"])
+
+    async def nowhere(scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers what no route is for as all other refusals are."""
+        part = [route for route in openai.app.routes if route.matches(scope)[0] is Match.PARTIAL]
+        methods = sorted({method for route in part for method in route.methods})
+        status, reason = (405, f"takes {', '.join(methods)}") if part else (404, "there is none")
+        body = error_body(status, f"{scope['method'][:20]} {scope['path'][:80]}: {reason}")
+        allow = {"allow": ", ".join(methods)} if part else None
+        await JSONResponse(body, status, headers=allow)(scope, receive, send)
+
+    openai.app.mount("/", nowhere)
 
 
 async def _disconnect(request: Request) -> None:
