@@ -276,6 +276,7 @@ def test_sigterm_before_it_is_ready_ends_it_at_once(run, server):
 def test_at_sigterm_requests_at_work_get_their_whole_answers(server):
     stream = HTTPConnection("127.0.0.1", server.port, timeout=60)
     body = {"prompt": "The cat", "max_tokens": 200, "ignore_eos": True, "stream": True}
+    body["stream_options"] = {"include_usage": True}
     about = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
     stream.request("POST", "/v1/completions", json.dumps(body), about)
     reply = stream.getresponse()
@@ -290,8 +291,9 @@ def test_at_sigterm_requests_at_work_get_their_whole_answers(server):
     stream.close()
     events = [line for line in body.decode().splitlines() if line]
     assert events[-1] == "data: [DONE]"
-    assert len(events) > 100
-    assert json.loads(events[-2].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
+    *_, last, usage = (json.loads(event.removeprefix("data: ")) for event in events[:-1])
+    assert last["choices"][0]["finish_reason"] == "length"
+    assert usage["usage"]["completion_tokens"] == 200
     assert server.process.wait(timeout=60) == 0
     assert time.monotonic() - begun < 60
     log = server.log.read_text()
