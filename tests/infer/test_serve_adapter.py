@@ -63,4 +63,4 @@ def test_adapters_that_change_nothing_are_not_served(server, run):
         assert one.process.wait(300) == 2
     finally:
         one.end()
-    assert "sumzero: the adapters change nothing: vLLM's output is that" in one.log.read_text()
+    assert "adapter: the adapters change nothing: vLLM's output is that" in one.log.read_text()
