@@ -83,7 +83,7 @@ def prompts_of(run: Path, new_tokens: int) -> list[list[int]]:
     """The ids that `sumzero generate` gives the engine for the records of the run."""
     from sumzero.config import Source
     from sumzero.contract import open_contract
-    from sumzero.infer.questions import asking, question_ids, read_test
+    from sumzero.infer.questions import asking, each_record, question_ids
     from sumzero.runfile import load
     from sumzero.runfolder import RunFolder
 
@@ -99,7 +99,7 @@ def prompts_of(run: Path, new_tokens: int) -> list[list[int]]:
         assert prompt is not None
         return prompt.ids
 
-    return [ids(*pair) for pair in zip(*read_test(config), strict=True)]
+    return [ids(*pair) for pair in each_record(config.data.test, need_targets=False)]
 
 
 def write_adapter(folder: Path, run: Path, seed: int) -> Path:
