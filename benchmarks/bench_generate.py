@@ -48,7 +48,7 @@ class Bench:
         self._results = results
         self._quick = quick
         self._repeats = 1 if quick else 3
-        rows = 16 if quick else 200
+        rows = 16 if quick else 100
         self._run = write_run(folder, QUICK_SHAPE if quick else SHAPE, rows, NEW_TOKENS)
         self._prompts = Prompts(prompts_of(self._run, NEW_TOKENS), ragged(rows))
         self._model = self._run.parent / "runs" / "run" / "export"

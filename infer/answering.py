@@ -7,10 +7,11 @@ from typing import Any, Protocol
 
 from sumzero.config import RunConfig, Source
 from sumzero.contract import Contract, open_contract
-from sumzero.infer.engine import Completion, Failure, Request, engine_version
-from sumzero.infer.engines import Engines
+from sumzero.infer.engine import Completion, Failure, Request
+from sumzero.infer.engines import Crew, Engines
 from sumzero.infer.forest import IN_PARTS, mark_of
 from sumzero.infer.inputs import Inputs
+from sumzero.infer.installed_vllm import engine_version
 from sumzero.infer.long_answers import LongAnswers
 from sumzero.infer.questions import Asked, all_asked, asking, check_room, question_ids
 from sumzero.infer.rows import Parts, Row, answer_row, prompt_facts
@@ -89,7 +90,7 @@ def model_under(
     return Model(path, contract, renderer, asked, mark=mark), made_by
 
 
-def start_engines(model: Model, config: RunConfig, rows: int) -> Engines:
+def start_engines(model: Model, config: RunConfig, rows: int, crew: Crew | None = None) -> Engines:
     """vLLM with the model, as many times as there is room here; at most one for each row.
 
     A document that is summarized in parts has work for several.
@@ -98,6 +99,7 @@ def start_engines(model: Model, config: RunConfig, rows: int) -> Engines:
         *(model.folder, config.generate, model.contract.max_length, config.seed),
         adapters=model.adapters,
         most=None if config.generate.long in IN_PARTS else rows,
+        crew=crew,
     )
 
 

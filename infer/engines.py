@@ -21,11 +21,10 @@ from types import TracebackType
 from sumzero.config import Generate
 from sumzero.errors import RunError
 from sumzero.infer.engine import Completion, Failure, Request
-from sumzero.infer.placement import Place, places
+from sumzero.infer.placement import places
 from sumzero.infer.worker import Message
 from sumzero.infer.worker_process import WorkerProcess
 from sumzero.log import logger
-from sumzero.runfile import as_dict
 
 RESTARTS = 8
 _AHEAD = 8  # a part of what an engine works at once, by which it has more at hand
@@ -37,8 +36,6 @@ _DYING = 10.0  # seconds from the end of a pipe to that of its process
 class _Seat:
     """An engine, whichever process it has by now, and the requests that it was given."""
 
-    name: str
-    place: Place
     process: WorkerProcess
     is_ready: bool = False
     given: dict[str, Request] = field(default_factory=dict)
@@ -53,6 +50,34 @@ class _Seat:
         return bool(self.given or self.suspects)
 
 
+class Crew:
+    """Processes for engines, which import vLLM while it is found out what they are to run."""
+
+    def __init__(self, settings: Generate, most: int | None = None) -> None:
+        """Starts one for each place of this machine. Raises ConfigError where there is none."""
+        self._free = [
+            WorkerProcess(f"engine {index}", place, settings)
+            for index, place in enumerate(places(settings)[:most])
+        ]
+
+    def take(self, most: int | None) -> list[WorkerProcess]:
+        """At most so many of them, which are the caller's to end."""
+        taken, self._free = self._free[:most], self._free[len(self._free[:most]) :]
+        return taken
+
+    def __enter__(self) -> "Crew":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        for process in self.take(None):
+            process.end()
+
+
 class Engines:
     """vLLM engines in processes of their own, for one model; see `engine.Engine`."""
 
@@ -65,19 +90,20 @@ class Engines:
         adapters: Sequence[Path] = (),
         *,
         most: int | None = None,
+        crew: Crew | None = None,
     ) -> None:
         """Starts as many as this machine has places for, at most `most`, and waits for them.
 
-        Raises ConfigError where there is no place, RunError where one does not start.
+        With `crew`, in its processes; the others of them are ended. Raises ConfigError where there
+        is no place, RunError where one does not start.
         """
         self._job: Message = {
             "model": str(model),
-            "settings": as_dict(settings),
             "max_length": max_length,
             "seed": seed,
             "adapters": list(map(str, adapters)),
         }
-        self._output = settings.max_new_tokens
+        self._settings = settings
         at_once = max(1, settings.max_in_flight // settings.beams)
         self._room = at_once + max(1, at_once // _AHEAD)
         self._is_started = False
@@ -87,11 +113,10 @@ class Engines:
         self._seats: list[_Seat] = []
         begun = time.perf_counter()
         try:
-            found = places(settings)[:most]
-            for index, place in enumerate(found):
-                name = f"engine {index}"
-                self._seats.append(_Seat(name, place, self._process(name, place)))
-                self._watch(self._seats[-1])
+            with crew or Crew(settings, most) as started:
+                for process in started.take(most):
+                    self._seats.append(_Seat(process))
+                    self._begin(self._seats[-1])
             self._wait_for_all()
         except BaseException:
             self.close()
@@ -154,10 +179,9 @@ class Engines:
                 seat.process.send({})
         self._call = None
 
-    def _process(self, name: str, place: Place) -> WorkerProcess:
-        return WorkerProcess(name, place, self._job)
-
-    def _watch(self, seat: _Seat) -> None:
+    def _begin(self, seat: _Seat) -> None:
+        """Tells its process what to run, and watches it."""
+        seat.process.send(self._job)
         for pipe in (seat.process.results, seat.process.log):
             self._selector.register(pipe.number, EVENT_READ, seat)
 
@@ -198,7 +222,7 @@ class Engines:
             )
 
     def _cost(self, request: Request) -> int:
-        return len(request.prompt_ids) + self._output
+        return len(request.prompt_ids) + self._settings.max_new_tokens
 
     def _events(self, wait: bool = True) -> Iterator[Completion | Failure]:
         """What the engines have said."""
@@ -231,9 +255,9 @@ class Engines:
 
     def _died(self, seat: _Seat) -> Iterator[Failure]:
         """Starts it again. Raises RunError where it did not start, or dies once too often."""
-        how = self._end(seat, _DYING)
+        name, how = seat.process.name, self._end(seat, _DYING)
         if not self._is_started:
-            raise RunError(f"{seat.name} did not start: {how}")
+            raise RunError(f"{name} did not start: {how}")
         if seat.is_trying:
             yield from (Failure(id_, f"the engine dies of this row: {how}") for id_ in seat.given)
         else:
@@ -241,16 +265,17 @@ class Engines:
         seat.given, seat.load, seat.is_trying, seat.is_ready = {}, 0, False, False
         if self._restarts >= RESTARTS:
             raise RunError(
-                f"{seat.name} died: {how}; engines were started again {RESTARTS} times already. "
+                f"{name} died: {how}; engines were started again {RESTARTS} times already. "
                 "The rows that are there are kept: see why it dies, and run it again"
             )
         self._restarts += 1
         logger.warning(
             "%s died: %s; started again (%d of %d times), %d rows to be tried one by one",
-            *(seat.name, how, self._restarts, RESTARTS, len(seat.suspects)),
+            *(name, how, self._restarts, RESTARTS, len(seat.suspects)),
         )
-        seat.process, seat.is_over = self._process(seat.name, seat.place), False
-        self._watch(seat)
+        seat.process = WorkerProcess(name, seat.process.place, self._settings)
+        seat.is_over = False
+        self._begin(seat)
 
 
 def _groups(requests: Iterable[Request | None]) -> Iterator[list[Request]]:

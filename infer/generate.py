@@ -11,8 +11,9 @@ one merges them. Records and rows stay on disk, so that memory hardly grows with
 
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sumzero.config import RunConfig, Source
 from sumzero.errors import RunError
@@ -24,8 +25,11 @@ from sumzero.infer.rows import Row, there
 from sumzero.infer.shards import Shard, append
 from sumzero.log import logger, progress
 from sumzero.records import Record
-from sumzero.runfolder import read_json, write_json
+from sumzero.runfolder import RunFolder, read_json, write_json
 from sumzero.sentences import first_sentence
+
+if TYPE_CHECKING:  # it loads torch, which a generation without a model does not need
+    from sumzero.infer.engines import Crew
 
 
 def generate(
@@ -39,11 +43,12 @@ def generate(
     need no targets and are never scored. Raises DataError, ConfigError or RunError for what the
     user can mend.
     """
-    job = open_job(config, system, input_file)
-    if done := found(job.where):
-        logger.info("generated already: %s", job.where)
-        return done
-    _make(job, Shard(0, 1))
+    with _crew(config, system) as crew:
+        job = open_job(config, system, input_file)
+        if done := found(job.where):
+            logger.info("generated already: %s", job.where)
+            return done
+        _make(job, Shard(0, 1), crew)
     return merged(job)
 
 
@@ -55,9 +60,10 @@ def generate_shard(
     Returns the generation's folder, how many of its rows are there by now, of all shards, and how
     many there will be.
     """
-    job = open_job(config, system, input_file)
-    if not (job.where / "manifest.json").is_file():
-        _make(job, shard)
+    with _crew(config, system) as crew:
+        job = open_job(config, system, input_file)
+        if not (job.where / "manifest.json").is_file():
+            _make(job, shard, crew)
     return job.progress()
 
 
@@ -80,7 +86,16 @@ def merge_job(job: Job) -> Generation:
     return merged(job)
 
 
-def _make(job: Job, shard: Shard) -> None:
+def _crew(config: RunConfig, system: str | Remote) -> "AbstractContextManager[Crew | None]":
+    """Processes that import vLLM meanwhile, where an export is to generate."""
+    if system not in ("finetuned", "untrained") or not RunFolder.of(config).export.is_dir():
+        return nullcontext()
+    from sumzero.infer.engines import Crew
+
+    return Crew(config.generate)
+
+
+def _make(job: Job, shard: Shard, crew: "Crew | None") -> None:
     """Generates the rows of a shard that are not there, whichever file they would be in."""
     config, inputs, file = job.config, job.inputs, shard.file(job.where)
     with shard.held(job.where), ExitStack() as ended:
@@ -105,7 +120,7 @@ def _make(job: Job, shard: Shard) -> None:
         elif len(todo) and job.model is not None:
             from sumzero.infer.answering import answers, start_engines
 
-            engines = ended.enter_context(start_engines(job.model, config, len(todo)))
+            engines = ended.enter_context(start_engines(job.model, config, len(todo), crew))
             started = engines.seconds_start
             rows = answers(engines, inputs.of(todo), config, job.model, parts)
         append(file, shown(rows, job.system, len(todo)))

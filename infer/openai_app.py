@@ -21,11 +21,11 @@ from sumzero.infer.engine import (
     Completion,
     completion,
     engine_arguments,
-    engine_version,
     next_tokens,
     one_token,
     sampling,
 )
+from sumzero.infer.installed_vllm import engine_version
 from sumzero.infer.lora import check_effect, lora_requests
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sumzero.config import Generate
 from sumzero.errors import ConfigError
-from sumzero.infer.engine import is_on_cpu
+from sumzero.infer.installed_vllm import is_on_cpu
 from sumzero.log import logger
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"

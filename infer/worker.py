@@ -1,6 +1,7 @@
 """The process of one engine: what it is to run and prompts in, completions out, as JSON lines.
 
-    in   {"model", "settings", "max_length", "seed", "adapters", "cores"}         once
+    in   {"settings", "cores"}                           at once: vLLM is imported
+         {"model", "max_length", "seed", "adapters"}     the engine is made
          {"stop_ids", "seed"}  {"id", "prompt_ids", "adapter"} ...  {}            a call
     out  {"ready": seconds}  {"id", "text", "token_ids", ...} ...  or  {"fault": in one line}
 
@@ -93,14 +94,17 @@ def main() -> int:
 
 
 def _started(channel: Channel) -> "Engine":
-    job, begun = channel.receive(), time.perf_counter()
-    if job["cores"]:  # before torch starts threads, which inherit it
-        os.sched_setaffinity(0, job["cores"])
-    from sumzero.infer.engine import Engine
+    how = channel.receive()
+    if how["cores"]:  # before torch starts threads, which inherit it
+        os.sched_setaffinity(0, how["cores"])
+    from sumzero.infer.engine import Engine, import_vllm
 
+    settings = TypeAdapter(Generate).validate_json(json.dumps(how["settings"]))
+    import_vllm(settings)
+    job, begun = channel.receive(), time.perf_counter()
     engine = Engine(
         job["model"],
-        TypeAdapter(Generate).validate_json(json.dumps(job["settings"])),
+        settings,
         job["max_length"],
         job["seed"],
         list(map(Path, job["adapters"])),

@@ -9,10 +9,12 @@ import sys
 from contextlib import suppress
 from typing import Any
 
+from sumzero.config import Generate
 from sumzero.errors import RunError
 from sumzero.infer.placement import VISIBLE, Place
 from sumzero.infer.worker import Message
 from sumzero.log import logger
+from sumzero.runfile import as_dict
 
 _RANK = re.compile(r"^\[rank\d+\]: ?")  # torch writes it before each line of a traceback
 
@@ -40,9 +42,9 @@ class Lines:
 class WorkerProcess:
     """Starts the process; `results` and `log` are to be watched, and read when they have come."""
 
-    def __init__(self, name: str, place: Place, job: Message) -> None:
-        """`job` is what the engine is made of; see worker.py."""
-        self.name = name
+    def __init__(self, name: str, place: Place, settings: Generate) -> None:
+        """It imports vLLM, and waits to be told what to run; see worker.py."""
+        self.name, self.place = name, place
         self._process = subprocess.Popen(
             [sys.executable, "-m", "sumzero.infer.worker"],
             stdin=subprocess.PIPE,
@@ -56,7 +58,7 @@ class WorkerProcess:
         self.results = Lines(self._process.stdout.fileno())
         self.log = Lines(self._process.stderr.fileno())
         self._last = ""
-        self.send({**job, "cores": place.cores})
+        self.send({"settings": as_dict(settings), "cores": place.cores})
 
     def send(self, message: Message) -> None:
         """Sends a message; one that has died has it told by the end of `results`."""
