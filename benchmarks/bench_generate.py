@@ -59,7 +59,7 @@ class Bench:
         file = self._folder / "llm.jsonl"
         for _ in range(self._repeats):
             ours.append(self._command())
-            # In its own process: vLLM's default, another one, did not end here after its last answer.
+            # In its own process: vLLM's default, another one, did not end after its last answer.
             found = timed(
                 "llm",
                 **self._spec(Prompts(self._prompts.ids, [NEW_TOKENS] * len(ours[0]["texts"]))),
@@ -69,6 +69,7 @@ class Bench:
                 environment={"VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
             )
             theirs.append({"generate": found["seconds"][0], "all": found["seconds_all"]})
+        texts = [json.loads(line)["text"] for line in file.read_text("utf-8").splitlines()]
         self._equal("texts of generate", ours[-1]["texts"], texts, "LLM.generate")
         tokens = len(texts) * NEW_TOKENS
         speed = tokens / statistics.median(one["generate"] for one in ours)
