@@ -78,7 +78,10 @@ def _adapters(options: argparse.Namespace) -> list["Adapter"]:
     from sumzero.infer.adapted import parse_adapters
 
     if options.engine == "echo" or options.system is not None or remote_of(options):
-        raise ConfigError("--adapter names systems of its own; leave all that names others out")
+        raise ConfigError(
+            "--adapter names systems of its own; leave --system, --engine, --endpoint and batch "
+            "files out"
+        )
     return parse_adapters(options.adapter)
 
 
