@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from sumzero.config import RunConfig, Source
@@ -105,12 +106,17 @@ def unfinished(folder: RunFolder) -> list[str]:
     found = []
     for where in sorted({file.parent for file in folder.generations.glob("*/shard-*.jsonl")}):
         if not (where / "manifest.json").is_file():
-            count = sum(1 for file in where.glob("shard-*.jsonl") for _ in file.open("rb"))
+            count = sum(map(_lines, where.glob("shard-*.jsonl")))
             found.append(
                 f"{where}: not finished, {count} rows so far; run `sumzero generate` to its end, "
                 "or `sumzero merge` once all shards are done"
             )
     return found
+
+
+def _lines(file: Path) -> int:
+    with file.open("rb") as lines:
+        return sum(1 for _ in lines)
 
 
 class _Rows:
