@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -129,11 +130,16 @@ def _private(process: Any) -> int:
     return int(memory.rss - memory.shared)
 
 
+@lru_cache
+def _scorer() -> Any:
+    from sumzero.infer.rouge import Rouge
+
+    return Rouge()
+
+
 def _rouge_of(pairs: list[tuple[str, str]]) -> list[list[float]]:
     """What a process does with a batch."""
-    from sumzero.infer.measures import _rouge
-
-    scorer = _rouge()
+    scorer = _scorer()
     return [scorer.score(scorer.targets([target]), text) for target, text in pairs]
 
 

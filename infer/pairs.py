@@ -140,10 +140,10 @@ class _Rows:
     def _text(self, row: Row) -> Text:
         truncated = row.get("truncated")
         return Text(
-            str(row.get("text", "")),
+            str(row.get("text") or ""),
             "error" in row,
             None if truncated is None else bool(truncated),
-            str(row.get("finish_reason", "")),
+            str(row.get("finish_reason") or ""),
             *self._asked,
         )
 
