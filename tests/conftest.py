@@ -1,5 +1,6 @@
 """Fixtures of the whole suite: a tiny tokenizer, a tiny model's folder, and the shared records."""
 
+import gc
 import os
 import shutil
 import subprocess
@@ -66,6 +67,11 @@ def pytest_xdist_make_scheduler(config, log):
 def pytest_collection_modifyitems(items):
     """What takes longest is begun first, so that the workers end together."""
     items.sort(key=lambda item: not item.nodeid.startswith(SLURM))
+
+
+def pytest_collection_finish():
+    """What was imported stays: to look through it for cycles takes seconds, amid some test."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
