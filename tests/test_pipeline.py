@@ -14,7 +14,7 @@ from sumzero.records import read_all
 from sumzero.runfile import load
 from sumzero.runfolder import RunFolder, read_jsonl, write_jsonl
 
-ROWS = {"train": 300, "test": 40}
+ROWS = {"train": 600, "test": 40}
 
 
 @pytest.fixture(scope="session")
