@@ -74,6 +74,10 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+def pytest_sessionfinish():
+    gc.unfreeze()  # else libraries would find leaks at the end
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     from sumzero.train.scratch import train_tokenizer
