@@ -23,8 +23,9 @@ $(STAMP): requirements-cpu.txt pyproject.toml install.sh
 demo: $(STAMP)
 	@$(BIN)/sumzero demo
 
+# Two at a time, whole files each; tests/conftest.py says which go together.
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

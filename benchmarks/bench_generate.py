@@ -37,6 +37,7 @@ NEW_TOKENS = 48
 BATCHES = (8, 16, 32, 64)
 ONE_BY_ONE = 16  # prompts of the pipeline
 SPECULATIVE = 3
+MANY = 300  # records of what is shared out: more than an engine works at once
 COPIED = {"copying": (12, 0.9), "abstractive": (12, 0.0)}  # tokens of a piece, share of pieces
 
 
@@ -52,6 +53,16 @@ class Bench:
         self._run = write_run(folder, QUICK_SHAPE if quick else SHAPE, rows, NEW_TOKENS)
         self._prompts = Prompts(prompts_of(self._run, NEW_TOKENS), ragged(rows))
         self._model = self._run.parent / "runs" / "run" / "export"
+
+    def _of_many(self) -> Path:
+        """A run with more records; returns its file."""
+        folder = self._folder / "many"
+        if self._quick:
+            return self._run
+        if not folder.is_dir():
+            folder.mkdir()
+            write_run(folder, SHAPE, MANY, NEW_TOKENS)
+        return folder / "run.toml"
 
     def beside_llm(self) -> None:
         """`sumzero generate` and `LLM.generate`, each from its start to its file, in turns."""
@@ -106,8 +117,12 @@ class Bench:
         if len(cores) < 2:
             self._results.add("two engines", None, "tokens/s; there is one core")
             return
-        one = [self._command("generate.engines=1", cores=cores[:1]) for _ in range(self._repeats)]
-        two = [self._command("generate.engines=2", cores=cores[:2]) for _ in range(self._repeats)]
+        one, two = [], []
+        for _ in range(self._repeats):  # in turns: machines are not equally fast all the time
+            for count, made in ((1, one), (2, two)):
+                made.append(
+                    self._command(f"generate.engines={count}", cores=cores[:count], many=True)
+                )
         self._equal("texts of two engines", two[-1]["texts"], one[-1]["texts"], "one engine")
         tokens = len(one[0]["texts"]) * NEW_TOKENS
         its, speed = (
@@ -121,9 +136,11 @@ class Bench:
 
         from sumzero.infer.shards import Shard
 
-        rows = map(json.loads, (self._folder / "test.jsonl").read_text("utf-8").splitlines())
+        run = self._of_many()
+        rows = map(json.loads, run.with_name("test.jsonl").read_text("utf-8").splitlines())
         sizes = np.array([len(row["document"].encode()) for row in rows])
-        tokens = np.array([len(ids) for ids in self._prompts.ids]) + self._prompts.lengths
+        prompts = np.array([len(ids) for ids in prompts_of(run, NEW_TOKENS)])
+        tokens = prompts + ragged(len(sizes))
         hashes = np.arange(len(sizes), dtype=np.uint64)
         for count in (2, 4):
             shards = [Shard(index, count).of(sizes, hashes, NEW_TOKENS) for index in range(count)]
@@ -185,11 +202,14 @@ class Bench:
         found = timed("engine", **{**self._spec(prompts), **spec}, repeats=self._repeats)
         return sum(prompts.lengths) / statistics.median(found["seconds"]), found["outputs"]
 
-    def _command(self, *settings: str, cores: list[int] | None = None) -> dict[str, Any]:
+    def _command(
+        self, *settings: str, cores: list[int] | None = None, many: bool = False
+    ) -> dict[str, Any]:
         """`sumzero generate` in a run folder that has only its export."""
+        run = self._of_many() if many else self._run
         for left in ("generations", "inputs"):
-            shutil.rmtree(self._model.parent / left, ignore_errors=True)
-        command = [sys.executable, "-m", "sumzero.cli", "generate", str(self._run), *settings]
+            shutil.rmtree(run.parent / "runs" / "run" / left, ignore_errors=True)
+        command = [sys.executable, "-m", "sumzero.cli", "generate", str(run), *settings]
         begun = time.perf_counter()
         said = subprocess.run(
             command,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sumzero.config import Generate
+from sumzero.imports import uncollected
 from sumzero.infer.beam_search import search, wanted
 from sumzero.infer.installed_vllm import engine_version, is_eager, is_on_cpu, set_environment
 from sumzero.infer.lora import check_effect, lora_arguments, lora_requests
@@ -58,7 +59,8 @@ class Failure:
 def import_vllm(settings: Generate) -> None:
     """Takes seconds, which need not wait for what it is to run."""
     set_environment(settings)
-    from vllm import EngineArgs, LLMEngine  # noqa: F401
+    with uncollected():
+        from vllm import EngineArgs, LLMEngine  # noqa: F401
 
 
 def engine_arguments(

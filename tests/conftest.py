@@ -1,12 +1,15 @@
 """Fixtures of the whole suite: a tiny tokenizer, a tiny model's folder, and the shared records."""
 
+import gc
 import os
 import shutil
 import subprocess
 
-# Before transformers is imported: no test reaches for the network, and none starts thread pools.
+# Before torch and transformers are imported: no test reaches for the network, and none starts pools
+# of threads, since other tests are at work on the other cores.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path
 
@@ -40,6 +43,39 @@ SHAPE = Scratch(
     num_kv_heads=1,
     intermediate_size=64,
 )
+
+
+# Tests that share what takes minutes to make: they stay on one worker of pytest-xdist's.
+SLURM = "tests/slurm/"
+EXPORTS = ("tests/train/test_export.py", "tests/train/test_export_faults.py")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """`make test` has two workers, each of which runs whole files: their fixtures are made once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Files(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.split("::")[0]
+            return next((one for one in (SLURM, EXPORTS) if file.startswith(one)), file)
+
+    config.option.loadscopereorder = False
+    return Files(config, log)
+
+
+def pytest_collection_modifyitems(items):
+    """What takes longest is begun first, so that the workers end together."""
+    items.sort(key=lambda item: not item.nodeid.startswith(SLURM))
+
+
+def pytest_collection_finish():
+    """What was imported stays: to look through it for cycles takes seconds, amid some test."""
+    gc.freeze()
+
+
+def pytest_sessionfinish():
+    gc.unfreeze()  # else libraries would find leaks at the end
 
 
 @pytest.fixture(scope="session")

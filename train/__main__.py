@@ -6,6 +6,7 @@ import warnings
 
 from sumzero import log
 from sumzero.errors import EXIT_PREEMPTED, guarded
+from sumzero.imports import uncollected
 from sumzero.ranks import ranks, tell_exit
 from sumzero.runfile import load, run_file
 from sumzero.signals import end_as_preempted
@@ -29,7 +30,8 @@ def main() -> int:
     warnings.filterwarnings("ignore", category=FutureWarning)
     config = load(run_file(arguments.run), arguments.overrides)
 
-    from sumzero.train.loop import train  # after the arguments: torch takes seconds to import
+    with uncollected():
+        from sumzero.train.loop import train  # after the arguments: torch takes seconds to import
 
     return 0 if train(config, who) else EXIT_PREEMPTED
 

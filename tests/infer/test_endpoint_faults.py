@@ -41,7 +41,7 @@ def test_a_server_that_hangs_is_asked_again(run_file):
         return HANG if attempt == 1 and number(text) < 2 else echo(text, attempt)
 
     with ChatServer(reply) as server:
-        assert texts(made(run_file, server, "endpoint.timeout=0.5")) == ALL
+        assert texts(made(run_file, server, "endpoint.timeout=2")) == ALL
         assert sum(server.attempts.values()) == 14
 
 

@@ -18,6 +18,8 @@ from .machine import Machine
 from .programs import PLACES, find, write_wrappers
 from .slurm_conf import CONTROLLER, CONTROLLER_ADDRESS, address, gres_conf, hosts, slurm_conf
 
+# Beside another worker of pytest-xdist's everything may take twice as long.
+PATIENCE = 2 if "PYTEST_XDIST_WORKER" in os.environ else 1
 LONGEST_STATE = 60  # the sockets of munge and slurmstepd below it must fit into 107 bytes
 
 
@@ -208,7 +210,7 @@ class Cluster:
             capture_output=True,
             encoding="utf-8",
             errors="replace",
-            timeout=timeout,
+            timeout=timeout * PATIENCE,
             check=False,
         )
         if check and done.returncode:
@@ -244,6 +246,7 @@ class Cluster:
 
     def until(self, condition, timeout, what):
         """Asks until the answer is a true one, and returns it; fails after `timeout` seconds."""
+        timeout *= PATIENCE
         deadline = time.monotonic() + timeout
         while not (answer := condition()):
             if time.monotonic() > deadline:

@@ -100,6 +100,7 @@ def test_a_job_that_is_preempted_saves_goes_back_into_the_queue_and_on(cluster, 
     assert_as_whole(run, whole[0])
 
 
+@pytest.mark.slow  # a minute or more: Slurm looks so seldom; test_chain.py has this signal too
 def test_a_job_that_reaches_its_time_limit_goes_on_after_it(cluster, runs, whole):
     run = runs.new("limit")
     submitted = time.monotonic()

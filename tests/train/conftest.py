@@ -1,6 +1,4 @@
 import json
-import os
-import signal
 import subprocess
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +16,7 @@ from sumzero.train.store import TokenStore
 
 from . import run_cases
 from .launches import Launched, command, rank_arguments
-from .trainings import Trainings
+from .trainings import Forks, Trainings
 
 HIDDEN_SIZE = 32
 
@@ -142,33 +140,6 @@ def launch():
 
 
 @pytest.fixture(scope="session")
-def kill_after():
-    """Starts a training and kills the whole process group by SIGKILL once a condition holds."""
-
-    def run(condition, ranks, run_file, *overrides):
-        arguments, environment = command(ranks, run_file, *overrides)
-        process = subprocess.Popen(
-            arguments,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        try:
-            while not condition():
-                try:
-                    process.wait(timeout=0.01)
-                except subprocess.TimeoutExpired:
-                    continue
-                pytest.fail(f"training ended by itself with {process.returncode}")
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-    return run
-
-
-@pytest.fixture(scope="session")
 def case(tmp_path_factory, tokenizer, prepared):
     """By name, a small training's run folder; all of `run_cases` are trained in one launch."""
     root = tmp_path_factory.mktemp("cases")
@@ -236,9 +207,15 @@ def start_ranks(tmp_path):
         launched.kill()
 
 
-@pytest.fixture(scope="module")
-def trainings(tmp_path_factory, model_folder):
-    """Trainings of a tiny model in forks of one process; see trainings.py."""
-    made = Trainings(tmp_path_factory.mktemp("trainings"), model_folder)
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory):
+    """`forks.train(run_file, "train.lr=1", ranks=2)` where nothing but its end matters."""
+    made = Forks(tmp_path_factory.mktemp("forks"))
     yield made
     made.close()
+
+
+@pytest.fixture(scope="module")
+def trainings(tmp_path_factory, model_folder, forks):
+    """Trainings of a tiny model in forks of one process; see trainings.py."""
+    return Trainings(tmp_path_factory.mktemp("trainings"), model_folder, forks)

@@ -122,7 +122,7 @@ def run(training):
             child(rank, ranks, port, training)
         pids.append(pid)
     handles = [os.pidfd_open(pid) for pid in pids]
-    limit = begun + training.get("kill_after", 120.0)
+    limit = begun + training.get("kill_after", 300.0)
     left, statuses = set(handles), {}
     while left:
         ended, _, _ = select.select(left, [], [], max(0.0, limit - time.monotonic()))

@@ -1,10 +1,7 @@
 """Model folders that are damaged, incomplete or of two models: one line, and nothing is written."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -94,7 +91,7 @@ def test_an_expert_whose_tensor_is_missing_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("spoil", [_other_width, _truncate])
-def test_training_from_it_ends_with_code_2_and_writes_nothing(tmp_path, model_folder, spoil):
+def test_training_from_it_ends_with_code_2_and_writes_nothing(tmp_path, model_folder, forks, spoil):
     rows = [{"id": n, "document": f"A cat sat {n}.", "target": "A cat."} for n in range(4)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     shutil.copytree(model_folder, tmp_path / "model")
@@ -108,15 +105,8 @@ def test_training_from_it_ends_with_code_2_and_writes_nothing(tmp_path, model_fo
     prepare(load(str(run_file), []))
     spoil(tmp_path / "model")
     before = _all_files(tmp_path)
-    done = subprocess.run(
-        [sys.executable, "-m", "sumzero.train", str(run_file)],
-        env={**os.environ, "DS_ACCELERATOR": "cpu", "PYTHONWARNINGS": "ignore"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2, done.stderr
-    said = [line for line in done.stderr.splitlines() if line.startswith("sumzero: ")]
+    done = forks.train(run_file, expect=2)
+    said = [line for line in done["log"].splitlines() if line.startswith("sumzero: ")]
     assert len(said) == 1
     assert said[0].startswith(f"sumzero: {tmp_path}/model")
     assert _all_files(tmp_path) == before

@@ -128,13 +128,13 @@ def _plain_step(run_file, model_folder, loss_weight):
     ],
 )
 def test_a_step_equals_plain_torch_on_separate_sequences(
-    run_file, plain, launch, split_all, ranks, overrides, request
+    run_file, plain, forks, split_all, ranks, overrides, request
 ):
     overrides = [text.replace("SPLIT_ALL", str(split_all)) for text in overrides]
     name = request.node.callspec.id.replace(" ", "-").replace(",", "")
     config = _config(run_file, f"name={name}", *overrides)
     prepare(config)
-    launch(ranks, run_file, f"name={name}", *overrides)
+    forks.train(run_file, f"name={name}", *overrides, ranks=ranks)
 
     weights, loss, norm = plain[config.train.loss_weight]
     folder = RunFolder.of(config)

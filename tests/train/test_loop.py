@@ -35,6 +35,11 @@ def _events(folder, kind):
     return [x for x in read_jsonl(folder.root / "events.jsonl") if x["event"] == kind]
 
 
+def said(done):
+    """The lines in which a user is told what is wrong."""
+    return [line for line in done["log"].splitlines() if line.startswith("sumzero:")]
+
+
 @pytest.fixture(scope="module")
 def trained(run_file, launch):
     folder = _prepared(run_file, "trained")
@@ -75,7 +80,7 @@ def test_status_says_it_is_finished(trained):
     assert found["checkpoint_step"] == STEPS
 
 
-def test_a_kill_after_the_last_save_is_mended(trained, run_file, start_ranks):
+def test_a_kill_after_the_last_save_is_mended(trained, run_file, forks):
     best = os.readlink(trained.checkpoints / "best")
     (trained.checkpoints / "best").unlink()
     checkpoint.point(trained.checkpoints, "latest", checkpoint.whole(trained.checkpoints)[0])
@@ -83,38 +88,35 @@ def test_a_kill_after_the_last_save_is_mended(trained, run_file, start_ranks):
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join(line for line in lines if '"end"' not in line))
     assert status(trained)["state"] != "finished"
-    assert start_ranks(2, run_file, "name=trained").codes() == [0, 0]
+    forks.train(run_file, "name=trained", ranks=2)
     assert os.readlink(trained.checkpoints / "best") == best
     assert os.readlink(trained.checkpoints / "latest") == _name(STEPS)
     assert status(trained)["state"] == "finished"
 
 
-def test_a_run_whose_evaluations_do_not_improve_stops_early_and_stays_so(run_file, start_ranks):
+def test_a_run_whose_evaluations_do_not_improve_stops_early_and_stays_so(run_file, forks):
     folder = _prepared(run_file, "early")
     # Steps too small to change a float32 weight: every evaluation is the same.
     options = ["name=early", "train.lr=1e-30", "train.eval_every=1", "train.early_stop=2"]
-    first = start_ranks(1, run_file, *options)
-    assert first.codes() == [0]
+    first = forks.train(run_file, *options)
     assert [x["step"] for x in _events(folder, "evaluation")] == [1, 2, 3]
-    assert "ended early at step 3: best validation loss" in first.said()
+    assert "ended early at step 3: best validation loss" in first["log"]
     assert os.readlink(folder.checkpoints / "best") == _name(1)
     assert checkpoint.newest(folder.checkpoints) == _name(3)
-    again = start_ranks(1, run_file, *options)
-    assert again.codes() == [0]
-    assert "trained already" in again.said()
+    assert "trained already" in forks.train(run_file, *options)["log"]
     assert len(_events(folder, "start")) == 1
 
 
-def test_steps_that_are_not_finite_are_skipped_and_end_the_run(run_file, start_ranks):
+def test_steps_that_are_not_finite_are_skipped_and_end_the_run(run_file, forks):
     folder = _prepared(run_file, "skipped")
-    launched = start_ranks(
-        *(1, run_file, "name=skipped", "train.lr=1e30", "train.warmup=0.0"),
+    done = forks.train(
+        *(run_file, "name=skipped", "train.lr=1e30", "train.warmup=0.0"),
         *("train.max_skipped=3", "train.save_every=1"),
+        expect=2,
     )
-    assert launched.codes() == [2]
     skipped = _events(folder, "skipped")
     assert [x["step"] for x in skipped] == [2, 3, 4]
-    (line,) = launched.lines()
+    (line,) = said(done)
     assert line.startswith("sumzero: steps 2 to 4: no loss or gradient was finite")
     assert skipped[-1]["records"][0] in line
     ids = {str(index) for index in range(40)}
@@ -130,24 +132,23 @@ def test_steps_that_are_not_finite_are_skipped_and_end_the_run(run_file, start_r
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_loaded(
-    run_file, start_ranks, ranks, override, told
+    run_file, forks, ranks, override, told
 ):
     folder = _prepared(run_file, "refused")
     before = sorted(folder.root.rglob("*"))
-    launched = start_ranks(ranks, run_file, "name=refused", override)
-    assert launched.codes() == [2] * ranks
-    assert len(launched.lines()) == ranks  # without a launcher nobody ends the second one
-    assert all(told in line for line in launched.lines())
+    lines = said(forks.train(run_file, "name=refused", override, ranks=ranks, expect=2))
+    assert len(lines) == ranks  # without a launcher nobody ends the second one
+    assert all(told in line for line in lines)
     assert sorted(folder.root.rglob("*")) == before
 
 
-def test_fewer_bins_than_ranks_are_refused(run_file, start_ranks):
+def test_fewer_bins_than_ranks_are_refused(run_file, forks):
     few = run_file.with_name("few.jsonl")
     rows = run_file.with_name("train.jsonl").read_text().splitlines(keepends=True)
     few.write_text("".join(rows[:2]))
     options = ["name=few", f"data.train.path={few}"]
     prepare(load(run_file, options))
-    launched = start_ranks(2, run_file, *options)
-    assert launched.codes() == [2, 2]
+    lines = said(forks.train(run_file, *options, ranks=2, expect=2))
     told = "sumzero: data.train: fills 1 bins of 128 tokens for 2 ranks: some would have nothing"
-    assert all(line.startswith(told) for line in launched.lines())
+    assert len(lines) == 2
+    assert all(line.startswith(told) for line in lines)

@@ -9,8 +9,6 @@ from sumzero.runfile import load
 from sumzero.runfolder import RunFolder, read_jsonl
 from sumzero.train import checkpoint
 
-from .launches import Launched
-
 STEPS = 120  # so many that a signal comes before the last
 
 
@@ -41,15 +39,13 @@ def _losses(folder):
 
 
 @pytest.fixture(scope="module")
-def whole(run_file, tmp_path_factory):
+def whole(run_file, forks):
     folder = _prepared(run_file, "whole")
-    # Started as the others are: another number of threads sums in another order.
-    launched = Launched(tmp_path_factory.mktemp("launch"), 2, run_file, "name=whole")
-    assert launched.codes() == [0, 0]
+    forks.train(run_file, "name=whole", ranks=2)
     return folder
 
 
-def test_a_signal_to_one_rank_saves_on_all(run_file, whole, start_ranks):
+def test_a_signal_to_one_rank_saves_on_all(run_file, whole, start_ranks, forks):
     folder = _prepared(run_file, "signals")
     for attempt, (number, rank) in enumerate([(signal.SIGTERM, 1), (signal.SIGUSR1, 0)]):
         logged = len(_events(folder, "step"))
@@ -62,21 +58,22 @@ def test_a_signal_to_one_rank_saves_on_all(run_file, whole, start_ranks):
         assert checkpoint.newest(folder.checkpoints) == _name(preempted["step"])
         assert 3 <= preempted["step"] < STEPS
 
-    assert start_ranks(2, run_file, "name=signals").codes() == [0, 0]
+    forks.train(run_file, "name=signals", ranks=2)
     assert _losses(folder) == _losses(whole)  # though it was stopped between log lines
     assert _events(folder, "end")[0]["step"] == STEPS
 
 
-def test_the_clock_ends_a_run_in_time_and_asks_for_checkpoints(run_file, start_ranks):
+def test_the_clock_ends_a_run_in_time_and_asks_for_checkpoints(run_file, forks):
     folder = _prepared(run_file, "clock")
-    ends = ["name=clock", "train.eval_every=1", "train.max_minutes=0.0001"]
-    assert start_ranks(1, run_file, *ends).codes() == [75]
+    few = ["name=clock", "train.max_steps=30"]
+    ends = [*few, "train.eval_every=1", "train.max_minutes=0.0001"]
+    forks.train(run_file, *ends, expect=75)
     assert [x["step"] for x in _events(folder, "preempted")] == [1]
     assert checkpoint.newest(folder.checkpoints) == _name(1)
     assert not _events(folder, "evaluation")  # it is owed: there was no time for it
 
-    saves = ["name=clock", "train.eval_every=30", "train.save_minutes=0.000001"]
-    assert start_ranks(1, run_file, *saves).codes() == [0]
-    assert [x["step"] for x in _events(folder, "evaluation")] == [1, *range(30, STEPS + 1, 30)]
+    saves = [*few, "train.eval_every=10", "train.save_minutes=0.000001"]
+    forks.train(run_file, *saves)
+    assert [x["step"] for x in _events(folder, "evaluation")] == [1, 10, 20, 30]
     found = [x["step"] for x in _events(folder, "checkpoint")]
-    assert found == [1, 1, *range(2, STEPS + 1)]  # the first one again, as the best so far
+    assert found == [1, 1, *range(2, 31)]  # the first one again, as the best so far

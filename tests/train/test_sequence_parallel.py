@@ -181,13 +181,13 @@ def run_file(tmp_path_factory, model_folder):
     return file
 
 
-def test_a_run_on_two_ranks_that_share_bins_learns_what_one_rank_learns(run_file, launch):
+def test_a_run_on_two_ranks_that_share_bins_learns_what_one_rank_learns(run_file, forks):
     steps = {}
     for ranks in (1, 2):
         overrides = (f"name=on{ranks}", f"train.sequence_parallel={ranks}")
         config = load(run_file, overrides)
         prepare(config)
-        launch(ranks, run_file, *overrides)
+        forks.train(run_file, *overrides, ranks=ranks)
         events = read_jsonl(RunFolder.of(config).root / "events.jsonl")
         steps[ranks] = [event for event in events if event["event"] == "step"]
     assert len(steps[1]) == len(steps[2]) == 6

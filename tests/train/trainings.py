@@ -16,11 +16,48 @@ from sumzero.runfolder import RunFolder, read_jsonl
 from .consolidated import consolidated_weights
 
 
+class Forks:
+    """The process whose forks train, whatever run file they are given."""
+
+    def __init__(self, folder):
+        self._log = folder / "training.log"
+        quiet = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+        self._server = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("forked_trainings.py")],
+            env={**os.environ, **quiet},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            encoding="utf-8",
+        )
+
+    def close(self):
+        self._server.stdin.close()
+        self._server.stdout.close()
+        assert self._server.wait(timeout=60) == 0
+
+    def start(self, *arguments, **how):
+        """How a training ended: {"codes", "seconds", "log"}; `how` is told in the program."""
+        self._log.write_text("")
+        command = {"arguments": [str(x) for x in arguments], "log": str(self._log), **how}
+        self._server.stdin.write(json.dumps(command) + "\n")
+        self._server.stdin.flush()
+        return {**json.loads(self._server.stdout.readline()), "log": self._log.read_text()}
+
+    def train(self, *arguments, expect=0, **how):
+        """The same; fails where a rank ends with another code than `expect`, a killed one -9."""
+        done = self.start(*arguments, **how)
+        assert expect is None or set(done["codes"]) == {expect}, done["log"][-3000:]
+        return done
+
+
 class Trainings:
     """Starts trainings of a run file; runs are copies of one that was prepared."""
 
-    def __init__(self, folder, model_folder):
+    def __init__(self, folder, model_folder, forks):
         self.folder = folder
+        self.start = forks.start
+        self._train = forks.train
         self.file = folder / "run.toml"
         self.file.write_text(f"""
             runs = "{folder}/runs"
@@ -41,20 +78,6 @@ class Trainings:
             log_every = 1
         """)
         prepare(load(self.file, ["name=prepared"]), 1)
-        quiet = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-        self._server = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("forked_trainings.py")],
-            env={**os.environ, **quiet},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            encoding="utf-8",
-        )
-
-    def close(self):
-        self._server.stdin.close()
-        self._server.stdout.close()
-        assert self._server.wait(timeout=60) == 0
 
     def rows(self, number):
         """A file of so many records."""
@@ -80,21 +103,9 @@ class Trainings:
             shutil.copytree(self.folder / "runs" / "prepared", run.root)
         return run
 
-    def start(self, *arguments, **how):
-        """How a training ended: {"codes", "seconds", "log"}; `how` is told in the program."""
-        log = self.folder / "training.log"
-        log.write_text("")
-        command = {"arguments": [str(x) for x in arguments], "log": str(log), **how}
-        self._server.stdin.write(json.dumps(command) + "\n")
-        self._server.stdin.flush()
-        return {**json.loads(self._server.stdout.readline()), "log": log.read_text()}
-
-    def train(self, run, *overrides, expect=0, **how):
-        """Trains a run; fails where it ends with another code than `expect`, a killed one -9."""
-        name = run.root.name
-        done = self.start(self.file, f"name={name}", *overrides, **how)
-        assert expect is None or set(done["codes"]) == {expect}, done["log"][-3000:]
-        return done
+    def train(self, run, *overrides, **how):
+        """Trains a run; fails where it ends with another code than `expect`, see Forks."""
+        return self._train(self.file, f"name={run.root.name}", *overrides, **how)
 
 
 def steps(run):
