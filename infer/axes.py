@@ -61,7 +61,7 @@ def extent(
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round values in [low, high], about `most` at the most. Raises ValueError where low >= high."""
+    """Round values in [low, high], about `most`. Raises ValueError where low >= high."""
     if not low < high:
         raise ValueError(f"no ticks from {low} to {high}")
     step = nice_step((high - low) / most)

@@ -46,8 +46,10 @@ def flags(rows: RowScores) -> dict[str, NDArray[np.bool_]]:
     for name in FAITHFUL:
         if name in columns:
             below |= columns[name] < 50  # NaN is not
+    empty = columns.get("empty", np.zeros(len(rows.ids)))
     return {
         "failed": columns["failed"].astype(bool),
+        "empty": np.asarray(empty > 0) & ~columns["failed"].astype(bool),
         "truncated": columns["truncated"].astype(bool),
         "length": np.asarray(columns["finish_reason"] == "length"),
         "unfaithful": below,

@@ -5,12 +5,12 @@ shown of them at all.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from sumzero.errors import RunError
+from sumzero.infer.comparison import Column
 from sumzero.infer.examples import LIMITS, flags, shortened
 from sumzero.infer.generation import Generation
 from sumzero.infer.questions import each_record, references
@@ -19,20 +19,6 @@ from sumzero.infer.scored import Scored, quality
 from sumzero.infer.support import Explanations, read_explanations
 
 _REFERENCES = 10  # that are shown of a record
-
-
-@dataclass(frozen=True)
-class Column:
-    """A system as the browser shows it: of which run, and under which name."""
-
-    label: str
-    run: Scored
-    system: str
-
-    @property
-    def rows(self) -> RowScores:
-        """What its rows scored."""
-        return self.run.rows[self.system]
 
 
 def exhibits(

@@ -7,9 +7,8 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from sumzero.infer.comparison import Comparison
-from sumzero.infer.exhibits import Column
-from sumzero.infer.metric_names import SHARES, grouped, title
+from sumzero.infer.comparison import Column, Comparison
+from sumzero.infer.metric_names import QUALITY, SHARES, grouped, title
 from sumzero.infer.plots import (
     KINDS,
     Interval,
@@ -40,15 +39,15 @@ class Figure:
 
 def score_figures(columns: Sequence[Column]) -> list[tuple[str, list[Figure]]]:
     """By group of metrics: a plot a metric, a row a system, with its interval."""
-    metrics = list(dict.fromkeys(m for column in columns for m in _metrics(column)))
+    metrics = list(dict.fromkeys(m for column in columns for m in column.metrics))
     found = []
     for group, names in grouped(metrics):
         figures = []
         for name in names:
             rows = [
-                _interval(column.label, kind, _metrics(column)[name])
+                _interval(column.label, kind, column.metrics[name])
                 for kind, column in enumerate(columns)
-                if name in _metrics(column)
+                if name in column.metrics
             ]
             svg = intervals(rows, title=f"{title(name)} by system", share=name in SHARES)
             figures.append(Figure(svg, title(name)))
@@ -168,28 +167,25 @@ def training_figures(made: Curves) -> list[Figure]:
     return [Figure(svg, caption) for svg, caption in found if svg]
 
 
-def difference_figure(label: str, comparison: Comparison) -> Figure | None:
-    """Differences of a comparison's metrics with their intervals, those between 0 and 100."""
+def difference_figure(main: Column, comparison: Comparison) -> Figure | None:
+    """Differences of a comparison with their intervals, of the metrics of which more is better."""
+    found = comparison.found["metrics"]
     rows = [
         Interval(
             title(name),
-            found["difference"],
-            found["low"],
-            found["high"],
-            f"{found['difference']:+.2f}",
+            found[name]["difference"],
+            found[name]["low"],
+            found[name]["high"],
+            f"{found[name]['difference']:+.2f}",
         )
-        for name, found in comparison.found["metrics"].items()
-        if name in SHARES
+        for name in found
+        if name in QUALITY
     ]
     if not rows:
         return None
-    svg = intervals(rows, title=f"differences to {label}", zero=True)
-    return Figure(svg, f"Right of the line: better than {label}. Bars are 95% intervals.")
-
-
-def _metrics(column: Column) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = column.run.systems[column.system]["metrics"]
-    return found
+    label = comparison.column.label
+    svg = intervals(rows, title=f"{label} less {main.label}", zero=True)
+    return Figure(svg, f"{label} less {main.label}: right of the line it is higher.")
 
 
 def _interval(name: str, kind: int, found: dict[str, float]) -> Interval:

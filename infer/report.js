@@ -92,8 +92,11 @@ function browse(data) {
     at("document").scrollTop = 0;
     at("left-out").textContent = example.left_out
       ? `The last ${example.left_out.toLocaleString("en")} characters are not shown.` : "";
-    at("references").replaceChildren(...example.references.map(text => make("p", { textContent: text })));
-    at("outputs").replaceChildren(...example.outputs.map(card));
+    const wanted = make("section", { id: "references" }, make("h4", { textContent: "Reference" }),
+      ...example.references.map(text => make("p", { textContent: text })));
+    const first = Number(at("system").value);
+    const cards = example.outputs.map(card);
+    at("outputs").replaceChildren(cards[first], wanted, ...cards.filter((_, index) => index !== first));
     mark();
     history.replaceState(null, "", `#example=${encodeURIComponent(example.id)}`);
   }

@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sumzero import __version__
 from sumzero.config import RunConfig
 from sumzero.errors import ConfigError, RunError
-from sumzero.infer import figures
-from sumzero.infer.comparison import Comparison, compared
+from sumzero.infer import figures, markdown
+from sumzero.infer.comparison import Column, Comparison, change, columns_of
 from sumzero.infer.examples import Shown, chosen, embedded, fitted
-from sumzero.infer.exhibits import Column, exhibits
+from sumzero.infer.exhibits import exhibits
 from sumzero.infer.metric_names import title
+from sumzero.infer.model_card import write_model_card
 from sumzero.infer.plots import KINDS, shape
 from sumzero.infer.report_page import render_page
-from sumzero.infer.scored import Scored, labels, quality, ranked_by, read_scored
+from sumzero.infer.scored import Scored, ranked_by, read_scored
 from sumzero.infer.training_curves import training_curves
 from sumzero.log import logger
 from sumzero.runfolder import atomic_file, read_jsonl
@@ -31,8 +31,10 @@ from sumzero.status import training
 
 LARGEST = 5_000_000
 """Bytes of a page."""
+_MARGIN = 4096  # bytes, for what is said of the examples
 FLAGS = {
     "failed": "failed",
+    "empty": "empty",
     "unfaithful": "unfaithful",
     "length": "stopped by length",
     "truncated": "document cut",
@@ -42,7 +44,7 @@ METHODS = {"ablation": "ablation", "overlap": "words in common"}
 
 
 def report(config: RunConfig, others: Sequence[RunConfig] = ()) -> Path:
-    """Writes `report.html` into the run's folder and returns its path.
+    """Writes `report.html` into the run's folder, and the card of its export; returns the page.
 
     Raises RunError where there is nothing to tell, or where another run is not of the same
     records, DataError where the test records cannot be read.
@@ -51,28 +53,39 @@ def report(config: RunConfig, others: Sequence[RunConfig] = ()) -> Path:
     folder = run.folder
     events = read_jsonl(folder.root / "events.jsonl")
     told = _told(run, events)
-    if run.systems and not config.data.test:
-        raise ConfigError("data.test: no records to report on; set data.test.path")
-    if run.systems:
-        comparisons = compared(run, others)
-        columns = _columns(run, comparisons)
-        told |= _scores(columns, comparisons)
-    elif others:
-        raise RunError(f"{folder.scores} is missing; run `sumzero score RUN` first")
-    elif not events and told["data"] is None:
-        raise RunError(
-            f"{folder.root}: nothing to report yet; run `sumzero generate RUN` and "
-            "`sumzero score RUN` first"
-        )
-    else:
+    if not run.systems:
+        if others or (not events and told["data"] is None):
+            raise RunError(
+                f"{folder.scores} is missing; run `sumzero generate RUN` and `sumzero score RUN` "
+                "first"
+            )
         logger.warning("%s is missing: the report has no scores yet", folder.scores)
-    page = render_page(told, None)
-    if run.systems:
-        browser, shown = _browser(columns, comparisons, room=LARGEST - len(page) - 4096)
+        page = render_page(told, None)
+    else:
+        columns, comparisons = scored_columns(run, others)
+        told |= _scores(columns, comparisons)
+        without = render_page(told, None)
+        browser, shown = _browser(columns, comparisons, room=LARGEST - len(without) - _MARGIN)
         page = render_page(told | {"shown": shown}, browser)
     with atomic_file(folder.report) as out:
         out.write(page.decode())
+    write_model_card(run, told)
     return folder.report
+
+
+def pull_request(config: RunConfig, others: Sequence[RunConfig] = ()) -> str:
+    """The scores and comparisons in Markdown; raises as `report`, and where nothing was scored."""
+    run = read_scored(config)
+    return markdown.summary(config.name, *scored_columns(run, others))
+
+
+def scored_columns(
+    run: Scored, others: Sequence[RunConfig]
+) -> tuple[list[Column], list[Comparison]]:
+    """As `columns_of`; raises ConfigError where the run has no test records any more."""
+    if run.systems and not run.config.data.test:
+        raise ConfigError("data.test: no records to report on; set data.test.path")
+    return columns_of(run, others)
 
 
 def _told(run: Scored, events: list[dict[str, Any]]) -> dict[str, Any]:
@@ -112,21 +125,7 @@ def _notes(run: Scored, state: dict[str, Any] | None) -> list[str]:
         notes.append(
             "Nothing has been scored yet: run sumzero generate, sumzero score, and this again."
         )
-    return notes
-
-
-def _columns(run: Scored, comparisons: Sequence[Comparison]) -> list[Column]:
-    """The systems of the page: what the run is about, its like of other runs, its baselines."""
-    if not comparisons:
-        first = [Column(run.main, run, run.main)]
-    else:
-        runs = [run, *(found.run for found in comparisons)]
-        names = labels([one.config for one in runs])
-        if len({one.main for one in runs}) > 1:
-            names = [f"{name}: {one.main}" for name, one in zip(names, runs, strict=True)]
-        first = [Column(name, one, one.main) for name, one in zip(names, runs, strict=True)]
-    baselines = [name for name in run.systems if name != run.main]
-    return first + [Column(name, run, name) for name in baselines]
+    return notes + [f"Not scored: {what}" for what in run.left_out]
 
 
 def _scores(columns: Sequence[Column], comparisons: Sequence[Comparison]) -> dict[str, Any]:
@@ -142,8 +141,8 @@ def _scores(columns: Sequence[Column], comparisons: Sequence[Comparison]) -> dic
         "length_plot": figures.length_figure(columns, main.run.config.seed),
         "distributions": figures.distribution_figures(columns),
         "comparisons": [
-            (column.label, comparison.found, figures.difference_figure(column.label, comparison))
-            for column, comparison in zip(columns[1:], comparisons, strict=False)
+            (one.column.label, one.found, figures.difference_figure(main, one))
+            for one in comparisons
         ],
     }
 
@@ -153,12 +152,12 @@ def _browser(
 ) -> tuple[dict[str, Any], Shown]:
     """What report.js shows, within `room` bytes, and what of all that is."""
     main = columns[0]
-    changes = [_change(main, column) for column in columns[1 : 1 + len(comparisons)]]
+    changes = [change(main, one.column) for one in comparisons]
     numbers = chosen(main.rows, changes, seed=main.run.config.seed)
     metrics = list(dict.fromkeys(name for column in columns for name in column.rows.metrics))
     examples = exhibits(columns, numbers, metrics)
     for example in examples:
-        example["changes"] = [_rounded(change[example["row"]]) for change in changes]
+        example["changes"] = [_rounded(of_rows[example["row"]]) for of_rows in changes]
     browser = {
         "systems": [column.label for column in columns],
         "metrics": [title(name) for name in metrics],
@@ -168,13 +167,6 @@ def _browser(
     }
     shown = fitted(examples, rows=len(main.rows.ids), room=room - len(embedded(browser).encode()))
     return browser | {"examples": shown.examples}, shown
-
-
-def _change(main: Column, other: Column) -> NDArray[np.float64]:
-    """What each row's quality is in another run, less what it is in this one (N)."""
-    place = {id_: number for number, id_ in enumerate(other.rows.ids)}
-    theirs = quality(other.rows)[[place[id_] for id_ in main.rows.ids]]
-    return np.asarray(theirs - quality(main.rows))
 
 
 def _quality_title(column: Column) -> str:

@@ -27,6 +27,8 @@ class Scored:
     systems: dict[str, Any] = field(default_factory=dict)
     generations: dict[str, Generation] = field(default_factory=dict)
     rows: dict[str, RowScores] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+    """Systems that were not scored, and why."""
 
     @property
     def folder(self) -> RunFolder:
@@ -57,7 +59,8 @@ def read_scored(config: RunConfig) -> Scored:
     folder = RunFolder.of(config)
     if not folder.scores.is_file():
         return Scored(config)
-    systems = read_json(folder.scores, "sumzero score RUN")["systems"]
+    found = read_json(folder.scores, "sumzero score RUN")
+    systems = found["systems"]
     generations = finished_generations(folder)
     if gone := [system for system in systems if system not in generations]:
         raise RunError(
@@ -72,7 +75,7 @@ def read_scored(config: RunConfig) -> Scored:
                 f"{folder.scores}: {system} was scored on other records than the others; run "
                 "`sumzero score RUN` again"
             )
-    return Scored(config, systems, generations, rows)
+    return Scored(config, systems, generations, rows, found.get("left_out", []))
 
 
 def ranked_by(rows: RowScores) -> list[str]:
