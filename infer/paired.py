@@ -89,11 +89,12 @@ def differences(
     found = {}
     for name, pair in pairs.items():
         a, b = (float(pair.aggregate(x.sum(axis=0, keepdims=True))[0]) for x in (pair.a, pair.b))
-        low, high = np.nanquantile(drawn[name], [(1 - level) / 2, (1 + level) / 2])
+        drew = drawn[name][~np.isnan(drawn[name])]
+        low, high = np.quantile(drew, [(1 - level) / 2, (1 + level) / 2])
         # A draw's spread is that of n - 1 rows, not n: without the factor small samples are alarmed
         # too often (n - 1 of n is what makes a variance unbiased).
         wide = np.sqrt(len(pair.a) / max(len(pair.a) - 1, 1))
-        p_bootstrap = _p_value((drawn[name] - (b - a)) * wide, b - a)
+        p_bootstrap = _p_value((drew - (b - a)) * wide, b - a)
         p_randomisation = _p_value(swapped[name], b - a)
         found[name] = Difference(a, b, b - a, float(low), float(high), p_bootstrap, p_randomisation)
     return found
@@ -110,8 +111,7 @@ def _p_value(drawn: FloatArray, observed: float) -> float:
 
     What is equal but for rounding is as far: with few rows that differ, many draws are.
     """
-    drawn = drawn[~np.isnan(drawn)]
-    rounding = _TIE * float(drawn.std()) if len(drawn) else 0.0
+    rounding = _TIE * float(drawn.std())
     count = int((np.abs(drawn) >= abs(observed) - rounding).sum())
     return (count + 1) / (len(drawn) + 1)
 
