@@ -35,16 +35,31 @@ _TIE = 1e-5  # standard deviations: differences that are nearer are equal but fo
 
 @dataclass(frozen=True)
 class Pair:
-    """A metric of two systems on the same n rows: what each row adds, (n, k), and what it makes."""
+    """A metric of two systems on the same n rows: what each row adds, (n, k), and what it makes.
+
+    Rows where `counts` (n) is False add nothing, and are all 0.
+    """
 
     a: FloatArray
     b: FloatArray
     aggregate: Aggregate
+    counts: NDArray[np.bool_]
 
     @property
     def rows(self) -> int:
-        """The rows that count."""
-        return len(self.a)
+        """How many rows count."""
+        return int(self.counts.sum())
+
+    def by_row(self) -> tuple[FloatArray, FloatArray]:
+        """Both systems' scores of each row alone (n); NaN of rows that do not count."""
+        found = np.full((2, len(self.counts)), np.nan)
+        for scores, sums in zip(found, (self.a, self.b), strict=True):
+            scores[self.counts] = self.aggregate(sums[self.counts])
+        return found[0], found[1]
+
+    def of(self, rows: NDArray[np.bool_]) -> "Pair":
+        """The same of some rows."""
+        return Pair(self.a[rows], self.b[rows], self.aggregate, self.counts[rows])
 
 
 @dataclass(frozen=True)
@@ -65,12 +80,19 @@ def mean_pair(a: FloatArray, b: FloatArray) -> Pair:
 
     Rows where either is NaN, since the metric says nothing of them, do not count.
     """
-    if np.isnan(a).any() or np.isnan(b).any():
-        counts = ~(np.isnan(a) | np.isnan(b))
-        a, b = (np.column_stack([np.where(counts, x, 0.0), counts]) for x in (a, b))
-        return Pair(a, b, _ratio)
-    ones = 1.0 / max(len(a), 1)
-    return Pair(a[:, None], b[:, None], lambda sums: sums[:, 0] * ones)
+    counts = ~(np.isnan(a) | np.isnan(b))
+    ours, theirs = (np.column_stack([np.where(counts, x, 0.0), counts]) for x in (a, b))
+    return Pair(ours, theirs, _mean, counts)
+
+
+def corpus_pair(a: FloatArray, b: FloatArray, aggregate: Aggregate) -> Pair:
+    """A metric that is a function of what rows add up to, from what each adds: (n, k).
+
+    Rows that hold a NaN do not count.
+    """
+    counts = ~(np.isnan(a).any(axis=1) | np.isnan(b).any(axis=1))
+    ours, theirs = (np.where(counts[:, None], x, 0.0) for x in (a, b))
+    return Pair(ours, theirs, aggregate, counts)
 
 
 def differences(
@@ -79,11 +101,12 @@ def differences(
     """Both tests on every metric, all of the same n rows.
 
     The same pairs, numbers and seed give the same result.
-    Raises ValueError where there is no row, or the numbers of rows differ.
+    Raises ValueError where a metric has no row that counts, or the numbers of rows differ.
     """
-    num = {len(x) for pair in pairs.values() for x in (pair.a, pair.b)}
-    if len(num) > 1 or 0 in num:
-        raise ValueError(f"pairs need the same rows, at least one; got {sorted(num)}")
+    if len({len(x) for pair in pairs.values() for x in (pair.a, pair.b)}) > 1:
+        raise ValueError("pairs must be of the same rows")
+    if none := [name for name, pair in pairs.items() if not pair.rows]:
+        raise ValueError(f"{none[0]}: no row counts")
     drawn = _drawn_differences(pairs, resamples, seed)
     swapped = _swapped_differences(pairs, shuffles, seed)
     found = {}
@@ -100,7 +123,7 @@ def differences(
     return found
 
 
-def _ratio(sums: FloatArray) -> FloatArray:
+def _mean(sums: FloatArray) -> FloatArray:
     """Mean over the rows that count; NaN where a draw has none."""
     with np.errstate(invalid="ignore"):
         return sums[:, 0] / sums[:, 1]

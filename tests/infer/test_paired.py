@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sumzero.infer.paired import Pair, differences, mean_pair
+from sumzero.infer.paired import corpus_pair, differences, mean_pair
 
 SIMULATIONS = 1000
 # Of 1,000 simulations at 5% a right test alarms 50 times, standard deviation 6.9: within 3.3 of
@@ -33,7 +33,7 @@ def counts(rng, rows, better=0.0):
         np.column_stack([rng.binomial(sizes, np.clip(chance + more, 0, 1)), sizes]).astype(float)
         for more in (0.0, better)
     )
-    return Pair(a, b, precision)
+    return corpus_pair(a, b, precision)
 
 
 def simulated(draw, simulations):
@@ -95,7 +95,7 @@ def test_randomisation_of_few_rows_is_the_exact_test():
 def test_equal_systems_have_p_1_and_no_p_is_0():
     rng = np.random.default_rng(0)
     values, sizes = rng.random(50), rng.integers(1, 9, size=(50, 2)).astype(float)
-    pairs = {"mean": mean_pair(values, values), "corpus": Pair(sizes, sizes, precision)}
+    pairs = {"mean": mean_pair(values, values), "corpus": corpus_pair(sizes, sizes, precision)}
     for found in differences(pairs, resamples=200, shuffles=200, seed=0).values():
         assert (found.difference, found.low, found.high) == (0, 0, 0)
         assert found.p_bootstrap == found.p_randomisation == 1
@@ -144,10 +144,18 @@ def test_more_rows_than_a_tile_are_summed_whole():
         assert (found[name].low, found[name].high) == pytest.approx(bounds, abs=1e-7)
 
 
-def test_rows_must_be_the_same():
+def test_rows_must_be_the_same_and_some():
     pair = mean_pair(np.zeros(2), np.ones(2))
-    for other in (mean_pair(np.zeros(3), np.ones(3)), Pair(np.zeros((2, 1)), np.zeros((3, 1)), sum)):
-        with pytest.raises(ValueError, match="same rows"):
-            differences({"m": pair, "n": other}, resamples=9, shuffles=9, seed=0)
-    with pytest.raises(ValueError, match="at least one"):
-        differences({"m": mean_pair(np.empty(0), np.empty(0))}, resamples=9, shuffles=9, seed=0)
+    other = mean_pair(np.zeros(3), np.ones(3))
+    with pytest.raises(ValueError, match="same rows"):
+        differences({"m": pair, "n": other}, resamples=9, shuffles=9, seed=0)
+    none = mean_pair(np.array([np.nan, 1.0]), np.array([1.0, np.nan]))
+    with pytest.raises(ValueError, match="n: no row counts"):
+        differences({"m": pair, "n": none}, resamples=9, shuffles=9, seed=0)
+
+
+def test_rows_have_scores_of_their_own():
+    lacking = np.array([[1.0, np.nan], [1, 2], [0, 4]]), np.array([[1.0, 2], [2, 2], [3, 4]])
+    a, b = corpus_pair(*lacking, precision).by_row()
+    np.testing.assert_array_equal(a, [np.nan, 0.5, 0])
+    np.testing.assert_array_equal(b, [np.nan, 1, 0.75])
