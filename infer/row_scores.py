@@ -132,12 +132,12 @@ def _arrow(name: str, column: Any) -> "pa.Array[Any]":
     values = np.ascontiguousarray(column, np.float64)
     if not name.endswith(STATISTICS):
         return pa.array(values)
-    lacking = np.isnan(values).all(axis=1)
+    lacking: Any = np.isnan(values).all(axis=1)
     offsets = np.concatenate([[0], np.cumsum(np.where(lacking, 0, values.shape[1]))])
     return pa.ListArray.from_arrays(
         pa.array(offsets, pa.int32()) if offsets[-1] < 2**31 else pa.array(offsets),
         pa.array(values[~lacking].reshape(-1)),
-        mask=pa.array(list(map(bool, lacking))),
+        mask=pa.array(lacking),
     )
 
 

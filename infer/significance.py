@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-_BLOCK = 1 << 22  # resampled values held at once
+from sumzero.infer.bootstrap import intervals
 
 
 def bootstrap_interval(
@@ -13,14 +13,7 @@ def bootstrap_interval(
 
     The same values, resamples and seed give the same interval. Raises ValueError where n = 0.
     """
-    num = len(values)
-    if num == 0:
+    if len(values) == 0:
         raise ValueError("no values to resample")
-    rng = np.random.default_rng(seed)
-    means = np.empty(resamples)
-    step = max(1, _BLOCK // num)
-    for start in range(0, resamples, step):
-        drawn = rng.integers(num, size=(min(step, resamples - start), num))
-        means[start : start + step] = values[drawn].mean(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    found = intervals({"mean": values}, {}, resamples=resamples, seed=seed, level=level)["mean"]
+    return found.low, found.high
