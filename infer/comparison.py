@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from sumzero.config import RunConfig
 from sumzero.errors import RunError
-from sumzero.infer import compare
+from sumzero.infer.compare import Scored as System
+from sumzero.infer.compare import compare
 from sumzero.infer.row_scores import RowScores
 from sumzero.infer.scored import Scored, labels, quality, read_scored
 
@@ -72,10 +73,7 @@ def change(main: Column, other: Column) -> NDArray[np.float64]:
 
 
 def _compared(a: Column, b: Column) -> dict[str, Any]:
-    """Raises RunError as `compare.compare`."""
-    score = a.run.config.score
-    return compare.compare(
-        *(compare.Scored(x.label, x.run.generations[x.system], x.rows) for x in (a, b)),
-        resamples=score.bootstrap,
-        seed=a.run.config.seed,
-    )
+    """Raises RunError as `compare`."""
+    config = a.run.config
+    of_a, of_b = (System(x.label, x.run.generations[x.system], x.rows) for x in (a, b))
+    return compare(of_a, of_b, resamples=config.score.bootstrap, seed=config.seed)

@@ -20,4 +20,13 @@ def add_evaluation(to: Subcommands) -> None:
         "sumzero score-checkpoints runs/scitldr --follow",
     )
     scored.add_argument("--follow", action="store_true", help="go on until the training has ended")
-    to.add_stage("report", commands.report, "Write report.html.", "sumzero report runs/scitldr")
+    report = to.add_stage(
+        "report",
+        commands.report,
+        "Write report.html, beside other runs where they are named, and the export's model card.",
+        "sumzero report runs/scitldr runs/scitldr_lora",
+    )
+    report.usage = "%(prog)s [-h] [--markdown] RUN [RUN_B ...] [key=value ...]"
+    report.add_argument(
+        "--markdown", action="store_true", help="print the scores for a pull request instead"
+    )

@@ -7,17 +7,14 @@ import hashlib
 import re
 from pathlib import Path
 
-_STAMP = re.compile(
-    r"<!-- sumzero wrote this: ([0-9a-f]{16}); changed, it is never overwritten -->"
-)
+_SAID = "<!-- sumzero wrote this: {}; changed, it is never overwritten -->"
+_STAMP = re.compile(_SAID.format("([0-9a-f]{16})"))
 
 
 def stamped(text: str) -> str:
     """The text with a last line by which `is_ours` knows it; it shows in no rendered Markdown."""
     body = text.rstrip("\n") + "\n"
-    return (
-        f"{body}\n<!-- sumzero wrote this: {_digest(body)}; changed, it is never overwritten -->\n"
-    )
+    return f"{body}\n{_SAID.format(_digest(body))}\n"
 
 
 def is_ours(file: Path) -> bool:
