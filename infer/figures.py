@@ -27,6 +27,7 @@ _MEANS = 8  # of lengths, each over as many rows
 _FEWEST = 5  # rows of a mean
 _RESAMPLES = 500
 _SLICES = 24  # that are drawn of a kind
+_BY = {"document_words": "by words of the document", "cut": "by what was cut"}
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def slice_figures(column: Column) -> list[Figure]:
             more = f"; {len(parts) - _SLICES} more are in scores.json" * (len(parts) > _SLICES)
             if rows:
                 svg = intervals(rows, title=f"{title(name)} by {by}", share=name in SHARES)
-                said = f"{title(name)} of {column.label} by {by.replace('_', ' ')} (records){more}"
+                said = f"{title(name)} of {column.label} {_BY.get(by, f'by {by}')} (records){more}"
                 figures.append(Figure(svg, said))
     return figures
 

@@ -72,15 +72,16 @@ def shown_metrics(columns: Sequence[Column]) -> list[str]:
 def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """A Markdown table, numbers to the right. Cells are Markdown already."""
     rows = [head, ["---", *["---:"] * (len(head) - 1)], *lines]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    escaped = ([cell.replace("|", "\\|") for cell in row] for row in rows)
+    return "\n".join(f"| {' | '.join(row)} |" for row in escaped)
 
 
 def code(text: str) -> str:
-    """A code span that holds the text, whatever it is, on one line; it may stand in a table."""
+    """A code span that holds the text, whatever it is, on one line."""
     text = " ".join(text.split()) or " "
     ticks = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     pad = " " if text.startswith("`") or text.endswith("`") else ""
-    return f"{ticks}{pad}{text}{pad}{ticks}".replace("|", "\\|")
+    return f"{ticks}{pad}{text}{pad}{ticks}"
 
 
 def _value(column: Column, metric: str) -> str:

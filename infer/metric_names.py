@@ -50,6 +50,10 @@ SHARES = frozenset(name for names in GROUPS.values() for name in names) - {
 """Metrics from 0 to 100."""
 
 
+TOLD_OTHERWISE = frozenset(("words", "stopped_by_length", "document_truncated", "empty", "errors"))
+"""Metrics that a single row is not shown with: it is shown to be so in words."""
+
+
 def title(metric: str) -> str:
     """A metric's name for people."""
     return TITLES.get(metric, metric.replace("_", " "))

@@ -145,14 +145,16 @@ def scatter(
         for a, b in points
     ]
     named = []
-    for name, kind, some in means:
+    for number, (name, kind, some) in enumerate(means):
+        aside = 3 * (number - (len(means) - 1) / 2)  # marks at one x stay apart
         line = [(a, value) for a, value, _, _ in some if math.isfinite(value)]
-        path = " ".join(f"{across(a):.1f},{up(b):.1f}" for a, b in line)
+        path = " ".join(f"{across(a) + aside:.1f},{up(b):.1f}" for a, b in line)
         parts.append(Markup('<polyline class="line k{}" points="{}"/>').format(kind, path))
         for a, value, lower, upper in some:
             if math.isfinite(value):
-                parts.append(_line(f"bar k{kind}", across(a), up(lower), across(a), up(upper)))
-                parts.append(_mark(across(a), up(value), kind))
+                at = across(a) + aside
+                parts.append(_line(f"bar k{kind}", at, up(lower), at, up(upper)))
+                parts.append(_mark(at, up(value), kind))
         named.append(Series(name, (), kind))
     return _svg(parts + _legend(named, left), height, title)
 

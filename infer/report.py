@@ -19,7 +19,7 @@ from sumzero.infer import figures, markdown
 from sumzero.infer.comparison import Column, Comparison, change, columns_of
 from sumzero.infer.examples import Shown, chosen, embedded, fitted
 from sumzero.infer.exhibits import exhibits
-from sumzero.infer.metric_names import title
+from sumzero.infer.metric_names import TOLD_OTHERWISE, title
 from sumzero.infer.model_card import write_model_card
 from sumzero.infer.plots import KINDS, shape
 from sumzero.infer.report_page import render_page
@@ -154,7 +154,8 @@ def _browser(
     main = columns[0]
     changes = [change(main, one.column) for one in comparisons]
     numbers = chosen(main.rows, changes, seed=main.run.config.seed)
-    metrics = list(dict.fromkeys(name for column in columns for name in column.rows.metrics))
+    every = dict.fromkeys(name for column in columns for name in column.rows.metrics)
+    metrics = [name for name in every if name not in TOLD_OTHERWISE]
     examples = exhibits(columns, numbers, metrics)
     for example in examples:
         example["changes"] = [_rounded(of_rows[example["row"]]) for of_rows in changes]
