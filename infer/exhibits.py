@@ -16,7 +16,7 @@ from sumzero.infer.generation import Generation
 from sumzero.infer.questions import each_record, references
 from sumzero.infer.row_scores import RowScores
 from sumzero.infer.scored import Scored, quality
-from sumzero.infer.support import Explanations, read_explanations
+from sumzero.infer.support import Explanations, Support, by_words, read_explanations
 
 _REFERENCES = 10  # that are shown of a record
 
@@ -45,8 +45,9 @@ def exhibits(
         place = {id_: number for number, id_ in enumerate(column.rows.ids)}
         texts = _texts(column.run.generations[column.system], examples)
         outputs = _Outputs(column, explained[column.run.folder.root], metrics)
-        for id_ in ids:
-            examples[id_]["outputs"].append(outputs.of(id_, place[id_], texts[id_]))
+        for id_, example in examples.items():
+            made = outputs.of(id_, place[id_], texts[id_], example["document"])
+            example["outputs"].append(made)
     for example in examples.values():
         _share_spans(example["outputs"])
     return [examples[id_] for id_ in ids]
@@ -87,15 +88,17 @@ class _Outputs:
     def __init__(self, column: Column, explanations: Explanations, metrics: Sequence[str]) -> None:
         self._column = column
         self._explanations = explanations
+        generation = column.run.generations[column.system]
+        self._explained = explanations.are_of(generation.folder)
         self._quality = quality(column.rows)
         self._flags = flags(column.rows)
         missing = np.full(len(column.rows.ids), np.nan)
         self._scores = [column.rows.columns.get(name, missing) for name in metrics]
 
-    def of(self, id_: str, number: int, row: dict[str, Any]) -> dict[str, Any]:
-        """Of the row with this id and number."""
-        support = self._explanations.of.get((self._column.system, id_))
+    def of(self, id_: str, number: int, row: dict[str, Any], document: str) -> dict[str, Any]:
+        """Of the row with this id and number, which is of this document."""
         text = str(row.get("text", ""))
+        support = self._support(id_, text, document)
         shown: dict[str, Any] = {
             "text": shortened(text),
             "words": int(self._column.rows.columns["summary_words"][number]),
@@ -105,13 +108,20 @@ class _Outputs:
         }
         if "error" in row:
             shown["error"] = shortened(str(row["error"]))
-        if support and _within(support.summary, len(text)):
+        if support:
             shown["support"] = {
                 "document": support.document,
                 "summary": support.summary,
                 "methods": support.methods,
             }
         return shown
+
+    def _support(self, id_: str, text: str, document: str) -> Support | None:
+        if self._explained:
+            found = self._explanations.of.get((self._column.system, id_))
+            if found and _within(found.summary, len(text)):
+                return found
+        return by_words(document, shortened(text))
 
 
 def _share_spans(outputs: Iterable[dict[str, Any]]) -> None:

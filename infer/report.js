@@ -12,6 +12,7 @@ function browse(data) {
   let shown = [];          // examples that pass the filters, in the chosen order
   let current = null;      // the one that is open
   let locked = null;       // the summary sentence whose sources stay lit
+  let cut = null;          // the spans that the document is shown in
   const methods = [...new Set(data.examples.flatMap(example => example.outputs.flatMap(
     made => Object.keys(made.support?.methods ?? {}))))];
   let method = methods[0];
@@ -87,8 +88,8 @@ function browse(data) {
       .filter(Boolean).join(" · ");
     at("asked").textContent = example.asked ?? "";
     at("asked").hidden = !example.asked;
-    const spans = example.outputs.find(made => made.support?.document)?.support.document ?? [];
-    at("document").replaceChildren(...sentences(example.document, spans, "source"));
+    cut = null;
+    cutDocument(output(example).support);
     at("document").scrollTop = 0;
     at("left-out").textContent = example.left_out
       ? `The last ${example.left_out.toLocaleString("en")} characters are not shown.` : "";
@@ -111,6 +112,15 @@ function browse(data) {
     if (row.offsetTop < list.scrollTop) list.scrollTop = row.offsetTop;
     const below = row.offsetTop + row.offsetHeight - list.clientHeight;
     if (below > list.scrollTop) list.scrollTop = below;
+  }
+
+  /** Shows the document in the sentences that `support` speaks of; most often they stay the same. */
+  function cutDocument(support) {
+    const first = current.outputs.find(made => made.support?.document)?.support.document ?? [];
+    const wanted = support?.document ?? first;
+    if (wanted === cut) return;
+    cut = wanted;
+    at("document").replaceChildren(...sentences(current.document, wanted, "source"));
   }
 
   /** Text as nodes, its sentences as elements; spans count characters, not UTF-16 units. */
@@ -181,10 +191,12 @@ function browse(data) {
 
   function light(sentence, support, list) {
     unlight();
+    cutDocument(support);
     sentence.classList.add("lit");
     const used = support.methods[method] ? method : Object.keys(support.methods)[0];
     const found = support.methods[used][Number(sentence.dataset.index)] ?? [];
-    list.replaceChildren(...found.map(([index, weight]) => {
+    const by = make("li", { className: "by", textContent: `Sources by ${data.methods[used]}` });
+    list.replaceChildren(by, ...found.map(([index, weight]) => {
       const source = at("document").querySelector(`[data-index="${index}"]`);
       if (source) {
         source.classList.add("lit");

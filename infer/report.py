@@ -24,6 +24,7 @@ from sumzero.infer.model_card import write_model_card
 from sumzero.infer.plots import KINDS, shape
 from sumzero.infer.report_page import render_page
 from sumzero.infer.scored import Scored, ranked_by, read_scored
+from sumzero.infer.support import read_explanations
 from sumzero.infer.training_curves import training_curves
 from sumzero.log import logger
 from sumzero.runfolder import atomic_file, read_jsonl
@@ -66,7 +67,7 @@ def report(config: RunConfig, others: Sequence[RunConfig] = ()) -> Path:
         told |= _scores(columns, comparisons)
         without = render_page(told, None)
         browser, shown = _browser(columns, comparisons, room=LARGEST - len(without) - _MARGIN)
-        page = render_page(told | {"shown": shown}, browser)
+        page = render_page(told | {"shown": shown, "explained": _explained(run)}, browser)
     with atomic_file(folder.report) as out:
         out.write(page.decode())
     write_model_card(run, told)
@@ -168,6 +169,26 @@ def _browser(
     }
     shown = fitted(examples, rows=len(main.rows.ids), room=room - len(embedded(browser).encode()))
     return browser | {"examples": shown.examples}, shown
+
+
+def _explained(run: Scored) -> str:
+    """What is to be known of the sources that light up."""
+    about = read_explanations(run.folder.root, ()).about
+    told = ["Words in common are n-grams that both sentences have, by their rarity: from 0 to 1."]
+    method = about.get("method")
+    if isinstance(method, dict) and "weights" in method:
+        told.insert(0, f"Ablation is the {method['weights']}.")
+    checked = about.get("faithfulness") or {}
+    if checked.get("lds"):
+        ranks = ", ".join(
+            f"{name.replace('_', ' ')} {one['value']:.2f} ({one['low']:.2f} to {one['high']:.2f})"
+            for name, one in checked["lds"].items()
+        )
+        told.append(
+            f"Rank correlation of what they tell with what happens when sentences are left out "
+            f"(LDS), over {checked.get('lds_summaries')} summaries: {ranks}."
+        )
+    return " ".join(told)
 
 
 def _quality_title(column: Column) -> str:

@@ -1,6 +1,7 @@
-"""attributions.jsonl -> for a shown summary, which sentences of its document carry each of its own.
+"""For a shown summary, which sentences of its document carry each of its own.
 
-Of a sentence's weights the largest few are kept: a page shows no more, and must stay small.
+attributions.jsonl says so of the summaries that `sumzero explain` has looked at; of others, words
+in common do. Of a sentence's weights the largest few are kept: a page must stay small.
 """
 
 import json
@@ -10,12 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sumzero.infer.alignment import alignment
+from sumzero.infer.sources import Span, sentence_spans
+
 ATTRIBUTIONS = "attributions.jsonl"
 METHODS = {"weights": "ablation", "alignment": "overlap"}
 """What the file calls a method's weights, and what the page calls the method."""
 _KEPT = 12  # sources of a sentence
 _LEAST = 0.01  # of the largest weight, below which a source is left out
-Spans = list[tuple[int, int]]
+Spans = list[Span]
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,10 @@ class Explanations:
     about: dict[str, Any] = field(default_factory=dict)
     of: dict[tuple[str, str], Support] = field(default_factory=dict)
 
+    def are_of(self, generation: Path) -> bool:
+        """Whether they are of the rows in this folder; else they are older or newer."""
+        return bool(self.about.get("generation", generation.name) == generation.name)
+
 
 def read_explanations(folder: Path, ids: Collection[str]) -> Explanations:
     """What a run's `attributions.jsonl` says of the records with these ids; nothing without one.
@@ -52,6 +60,18 @@ def read_explanations(folder: Path, ids: Collection[str]) -> Explanations:
         elif line.get("id") in ids and (support := _support(line)):
             found[str(line.get("system")), str(line["id"])] = support
     return Explanations(about, found)
+
+
+def by_words(document: str, text: str) -> Support | None:
+    """What the words in common say; None where one of both has no sentence."""
+    theirs, ours = sentence_spans(document), sentence_spans(text)
+    if not theirs or not ours:
+        return None
+    parts = [[whole[a:b] for a, b in spans] for whole, spans in ((document, theirs), (text, ours))]
+    weights = alignment(*parts)
+    return Support(
+        theirs, ours, {METHODS["alignment"]: [strongest(row) for row in weights.tolist()]}
+    )
 
 
 def strongest(weights: Sequence[float]) -> list[tuple[int, float]]:

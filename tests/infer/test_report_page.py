@@ -143,6 +143,7 @@ def test_pointing_at_a_sentence_lights_its_sources_by_weight(page):
     assert shares == [["0.250", "1.75px"], ["1.000", "4px"]]
     told = page.run("document.querySelector('.sources').innerText")
     assert told.splitlines() == [
+        "Sources by ablation",
         "2 sentence 2: It was warm there.",
         "0.5 sentence 1: Cat 1 sat on 🙂 mats.",
     ]
@@ -166,6 +167,13 @@ def test_a_sentence_without_sources_says_so(page):
     page.point("document.querySelectorAll('.sentence')[1]")
     assert lit(page) == []
     assert "no sentence" in page.run("document.querySelector('.sources').textContent")
+
+
+def test_where_nothing_was_explained_words_in_common_light_up(page):
+    open_example(page, "r1")
+    page.point("document.querySelectorAll('.output')[2].querySelector('.sentence')")
+    assert lit(page) == [["Cat 1 sat on 🙂 mats.", "1"]]
+    assert "Sources by words in common" in page.run("at('outputs').innerText")
 
 
 def test_the_other_method_has_other_sources(page):
