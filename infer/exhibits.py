@@ -46,9 +46,9 @@ def exhibits(
         texts = _texts(column.run.generations[column.system], examples)
         outputs = _Outputs(column, explained[column.run.folder.root], metrics)
         for id_, example in examples.items():
-            made = outputs.of(id_, place[id_], texts[id_], example["document"])
-            example["outputs"].append(made)
+            example["outputs"].append(outputs.of(id_, place[id_], texts[id_]))
     for example in examples.values():
+        _add_words(example)
         _share_spans(example["outputs"])
     return [examples[id_] for id_ in ids]
 
@@ -95,10 +95,10 @@ class _Outputs:
         missing = np.full(len(column.rows.ids), np.nan)
         self._scores = [column.rows.columns.get(name, missing) for name in metrics]
 
-    def of(self, id_: str, number: int, row: dict[str, Any], document: str) -> dict[str, Any]:
-        """Of the row with this id and number, which is of this document."""
+    def of(self, id_: str, number: int, row: dict[str, Any]) -> dict[str, Any]:
+        """Of the row with this id and number."""
         text = str(row.get("text", ""))
-        support = self._support(id_, text, document)
+        support = self._explanations.of.get((self._column.system, id_))
         shown: dict[str, Any] = {
             "text": shortened(text),
             "words": int(self._column.rows.columns["summary_words"][number]),
@@ -108,20 +108,22 @@ class _Outputs:
         }
         if "error" in row:
             shown["error"] = shortened(str(row["error"]))
-        if support:
-            shown["support"] = {
-                "document": support.document,
-                "summary": support.summary,
-                "methods": support.methods,
-            }
+        if support and self._explained and _within(support.summary, len(text)):
+            shown["support"] = _told(support)
         return shown
 
-    def _support(self, id_: str, text: str, document: str) -> Support | None:
-        if self._explained:
-            found = self._explanations.of.get((self._column.system, id_))
-            if found and _within(found.summary, len(text)):
-                return found
-        return by_words(document, shortened(text))
+
+def _add_words(example: dict[str, Any]) -> None:
+    """Where nothing was explained, sources are by words in common."""
+    lacking = [output for output in example["outputs"] if "support" not in output]
+    texts = [output["text"] for output in lacking]
+    for output, support in zip(lacking, by_words(example["document"], texts), strict=True):
+        if support:
+            output["support"] = _told(support)
+
+
+def _told(support: Support) -> dict[str, Any]:
+    return {"document": support.document, "summary": support.summary, "methods": support.methods}
 
 
 def _share_spans(outputs: Iterable[dict[str, Any]]) -> None:

@@ -13,8 +13,9 @@ function browse(data) {
   let current = null;      // the one that is open
   let locked = null;       // the summary sentence whose sources stay lit
   let cut = null;          // the spans that the document is shown in
-  const methods = [...new Set(data.examples.flatMap(example => example.outputs.flatMap(
-    made => Object.keys(made.support?.methods ?? {}))))];
+  const used = new Set(data.examples.flatMap(example => example.outputs.flatMap(
+    made => Object.keys(made.support?.methods ?? {}))));
+  const methods = Object.keys(data.methods).filter(name => used.has(name));
   let method = methods[0];
 
   // ---- which examples ----
@@ -208,9 +209,16 @@ function browse(data) {
         make("q", { textContent: quoted }));
     }));
     if (!found.length) list.append(make("li", { textContent: "no sentence of the document supports it" }));
-    const first = at("document").querySelector(".lit");
-    const top = Math.min(...[...at("document").querySelectorAll(".lit")].map(x => x.offsetTop));
-    if (first) at("document").scrollTop = Math.max(0, top - 40);
+    const strongest = found.length && at("document").querySelector(`[data-index="${found[0][0]}"]`);
+    if (strongest) reveal(strongest);
+  }
+
+  /** Scrolls the document, not the page, where the sentence is out of sight. */
+  function reveal(sentence) {
+    const pane = at("document");
+    const [top, bottom] = [sentence.offsetTop, sentence.offsetTop + sentence.offsetHeight];
+    const isSeen = top >= pane.scrollTop && bottom <= pane.scrollTop + pane.clientHeight;
+    if (!isSeen) pane.scrollTop = top - pane.clientHeight / 3;
   }
 
   function unlight() {

@@ -17,7 +17,7 @@ from sumzero.config import RunConfig
 from sumzero.errors import ConfigError, RunError
 from sumzero.infer import figures, markdown
 from sumzero.infer.comparison import Column, Comparison, change, columns_of
-from sumzero.infer.examples import Shown, chosen, embedded, fitted
+from sumzero.infer.examples import LIMITS, Shown, chosen, fitted
 from sumzero.infer.exhibits import exhibits
 from sumzero.infer.metric_names import TOLD_OTHERWISE, title
 from sumzero.infer.model_card import write_model_card
@@ -32,7 +32,7 @@ from sumzero.status import training
 
 LARGEST = 5_000_000
 """Bytes of a page."""
-_MARGIN = 4096  # bytes, for what is said of the examples
+_MARGIN = 256  # of them, for what is said of the examples
 FLAGS = {
     "failed": "failed",
     "empty": "empty",
@@ -44,9 +44,10 @@ METHODS = {"ablation": "ablation", "overlap": "words in common"}
 """How each method of `support.METHODS` is called on the page."""
 
 
-def report(config: RunConfig, others: Sequence[RunConfig] = ()) -> Path:
+def report(config: RunConfig, others: Sequence[RunConfig] = (), *, largest: int = LARGEST) -> Path:
     """Writes `report.html` into the run's folder, and the card of its export; returns the page.
 
+    As many examples are in it as have room in `largest` bytes.
     Raises RunError where there is nothing to tell, or where another run is not of the same
     records, DataError where the test records cannot be read.
     """
@@ -57,17 +58,20 @@ def report(config: RunConfig, others: Sequence[RunConfig] = ()) -> Path:
     if not run.systems:
         if others or (not events and told["data"] is None):
             raise RunError(
-                f"{folder.scores} is missing; run `sumzero generate RUN` and `sumzero score RUN` "
-                "first"
+                f"{folder.scores} is missing; run `sumzero score RUN.toml` first, after "
+                "`sumzero generate RUN.toml`"
             )
         logger.warning("%s is missing: the report has no scores yet", folder.scores)
         page = render_page(told, None)
     else:
         columns, comparisons = scored_columns(run, others)
         told |= _scores(columns, comparisons)
-        without = render_page(told, None)
-        browser, shown = _browser(columns, comparisons, room=LARGEST - len(without) - _MARGIN)
-        page = render_page(told | {"shown": shown, "explained": _explained(run)}, browser)
+        told["explained"] = _explained(run)
+        browser, examples = _browser(columns, comparisons)
+        rows = len(columns[0].rows.ids)
+        bare = render_page(told | {"shown": Shown([], rows, LIMITS[0], 1)}, browser)
+        shown = fitted(examples, rows=rows, room=largest - len(bare) - _MARGIN)
+        page = render_page(told | {"shown": shown}, browser | {"examples": shown.examples})
     with atomic_file(folder.report) as out:
         out.write(page.decode())
     write_model_card(run, told)
@@ -149,9 +153,9 @@ def _scores(columns: Sequence[Column], comparisons: Sequence[Comparison]) -> dic
 
 
 def _browser(
-    columns: Sequence[Column], comparisons: Sequence[Comparison], *, room: int
-) -> tuple[dict[str, Any], Shown]:
-    """What report.js shows, within `room` bytes, and what of all that is."""
+    columns: Sequence[Column], comparisons: Sequence[Comparison]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What report.js is given, as yet without examples, and those by their rank."""
     main = columns[0]
     changes = [change(main, one.column) for one in comparisons]
     numbers = chosen(main.rows, changes, seed=main.run.config.seed)
@@ -166,9 +170,9 @@ def _browser(
         "quality": _quality_title(main),
         "flags": FLAGS,
         "methods": METHODS,
+        "examples": [],
     }
-    shown = fitted(examples, rows=len(main.rows.ids), room=room - len(embedded(browser).encode()))
-    return browser | {"examples": shown.examples}, shown
+    return browser, examples
 
 
 def _explained(run: Scored) -> str:

@@ -17,7 +17,7 @@ from sumzero.infer.sources import Span, sentence_spans
 ATTRIBUTIONS = "attributions.jsonl"
 METHODS = {"weights": "ablation", "alignment": "overlap"}
 """What the file calls a method's weights, and what the page calls the method."""
-_KEPT = 12  # sources of a sentence
+_KEPT = 8  # sources of a sentence
 _LEAST = 0.01  # of the largest weight, below which a source is left out
 Spans = list[Span]
 
@@ -62,16 +62,17 @@ def read_explanations(folder: Path, ids: Collection[str]) -> Explanations:
     return Explanations(about, found)
 
 
-def by_words(document: str, text: str) -> Support | None:
-    """What the words in common say; None where one of both has no sentence."""
-    theirs, ours = sentence_spans(document), sentence_spans(text)
-    if not theirs or not ours:
-        return None
-    parts = [[whole[a:b] for a, b in spans] for whole, spans in ((document, theirs), (text, ours))]
-    weights = alignment(*parts)
-    return Support(
-        theirs, ours, {METHODS["alignment"]: [strongest(row) for row in weights.tolist()]}
-    )
+def by_words(document: str, texts: Sequence[str]) -> list[Support | None]:
+    """What words in common say of each text; None of one without a sentence."""
+    theirs = sentence_spans(document)
+    ours = [sentence_spans(text) for text in texts]
+    parts = [text[a:b] for text, spans in zip(texts, ours, strict=True) for a, b in spans]
+    weights = alignment([document[a:b] for a, b in theirs], parts).tolist()
+    found: list[Support | None] = []
+    for spans in ours:
+        own = [strongest(weights.pop(0)) for _ in spans]
+        found.append(Support(theirs, spans, {METHODS["alignment"]: own}) if own else None)
+    return found
 
 
 def strongest(weights: Sequence[float]) -> list[tuple[int, float]]:

@@ -1,6 +1,6 @@
 import json
 
-from sumzero.infer.support import ATTRIBUTIONS, read_explanations, strongest
+from sumzero.infer.support import ATTRIBUTIONS, by_words, read_explanations, strongest
 
 ABOUT = {"kind": "explanation", "method": "ablation"}
 
@@ -56,7 +56,16 @@ def test_torn_and_foreign_lines_are_left_out(tmp_path):
     assert list(found.of["finetuned", "e"].methods) == ["overlap"]
 
 
+def test_words_in_common_are_told_of_each_text():
+    document = "Rain fell on hills. A cat slept."
+    one, none, other = by_words(document, ["The cat slept.", " ", "Hills. Rain fell there."])
+    assert none is None
+    assert one.methods["overlap"][0][0][0] == 1
+    assert [found[0][0] for found in other.methods["overlap"]] == [0, 0]
+    assert [document[a:b] for a, b in one.document] == ["Rain fell on hills.", "A cat slept."]
+
+
 def test_the_strongest_are_above_zero_and_few():
     assert strongest([0.0, -1.0, float("nan")]) == []
     assert strongest([1.0, 0.001, 0.5]) == [(0, 1.0), (2, 0.5)]
-    assert len(strongest([1.0] * 100)) == 12
+    assert len(strongest([1.0] * 100)) == 8
