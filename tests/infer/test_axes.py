@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -20,7 +21,7 @@ def test_ticks_are_round_rising_and_within(low, width):
     assert len(found) >= 2
     slack = 1e-6 * width
     assert all(low - slack <= tick <= high + slack for tick in found)
-    steps = [b - a for a, b in zip(found, found[1:], strict=False)]
+    steps = [b - a for a, b in pairwise(found)]
     assert all(
         math.isclose(step, steps[0], rel_tol=1e-3, abs_tol=1e-9 * abs(low)) for step in steps
     )

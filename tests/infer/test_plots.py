@@ -12,7 +12,7 @@ TOP = '<svg role="img"'
 
 
 def parsed(svg):
-    """The elements, which there are only where all is escaped and closed; all numbers are finite."""
+    """The elements, which there are only where all is escaped and closed; no number is NaN."""
     assert not re.search(r"nan|inf\b", re.sub(r">[^<]*<", "><", svg))
     root = ElementTree.fromstring(svg)
     assert {element.tag for element in root.iter()} <= {

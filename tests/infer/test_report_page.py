@@ -286,7 +286,10 @@ def contrast(page, selector):
             const canvas = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
             const over = colours => {
                 canvas.clearRect(0, 0, 1, 1);
-                for (const colour of colours) { canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1); }
+                for (const colour of colours) {
+                    canvas.fillStyle = colour;
+                    canvas.fillRect(0, 0, 1, 1);
+                }
                 return [...canvas.getImageData(0, 0, 1, 1).data];
             };
             const light = rgb => rgb.slice(0, 3).map(v => v / 255)
