@@ -1,6 +1,7 @@
 """Subcommands that score and report, with their options."""
 
 from sumzero import commands
+from sumzero.compare_command import add_compare
 from sumzero.subcommands import Subcommands
 
 
@@ -20,4 +21,5 @@ def add_evaluation(to: Subcommands) -> None:
         "sumzero score-checkpoints runs/scitldr --follow",
     )
     scored.add_argument("--follow", action="store_true", help="go on until the training has ended")
+    add_compare(to)
     to.add_stage("report", commands.report, "Write report.html.", "sumzero report runs/scitldr")
