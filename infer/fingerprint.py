@@ -13,17 +13,31 @@ def fingerprint(made_by: Mapping[str, Any]) -> str:
     return digest_of([json.dumps(made_by, sort_keys=True)])[:16]
 
 
+class InputDigest:
+    """What `input_digest` returns, of records that come one by one."""
+
+    def __init__(self) -> None:
+        self._state = hashlib.sha256()
+
+    def add(self, record: Record, text: str) -> None:
+        """Takes a record and what it is asked."""
+        about = [record.id, record.document, record.instruction, record.lead, record.metadata, text]
+        self._state.update(json.dumps(about).encode() + b"\0")
+
+    def hexdigest(self) -> str:
+        """64 hexadecimal digits."""
+        return self._state.hexdigest()
+
+
 def input_digest(asked: Iterable[tuple[Record, str]]) -> str:
     """A hash over records, and what each is asked, that decides what is generated.
 
     The text is empty where nothing is asked. Records are taken one by one.
     """
-    return digest_of(
-        json.dumps(
-            [record.id, record.document, record.instruction, record.lead, record.metadata, text]
-        )
-        for record, text in asked
-    )
+    digest = InputDigest()
+    for record, text in asked:
+        digest.add(record, text)
+    return digest.hexdigest()
 
 
 def digest_of(parts: Iterable[str]) -> str:

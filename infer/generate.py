@@ -26,10 +26,12 @@ from sumzero.infer.shards import Shard, append
 from sumzero.log import logger, progress
 from sumzero.records import Record
 from sumzero.runfolder import RunFolder, read_json, write_json
-from sumzero.sentences import first_sentence
+from sumzero.sentences import first_sentences
 
 if TYPE_CHECKING:  # it loads torch, which a generation without a model does not need
     from sumzero.infer.engines import Crew
+
+_LEADS = {"lead1": 1, "lead3": 3}  # sentences
 
 
 def generate(
@@ -38,10 +40,10 @@ def generate(
     """Generates for every record of the test split that has no row yet, and merges.
 
     `system` is one of SYSTEMS: "finetuned" is the export, "untrained" the model that training began
-    with, under the same contract, "lead1" the document's first sentence, and "echo" its head; or it
-    is a model that others serve. With `input_file` its rows take the place of the test split; they
-    need no targets and are never scored. Raises DataError, ConfigError or RunError for what the
-    user can mend.
+    with, under the same contract, "lead1" and "lead3" the document's first sentence or three, and
+    "echo" its head; or it is a model that others serve. With `input_file` its rows take the place
+    of the test split; they need no targets and are never scored. Raises DataError, ConfigError or
+    RunError for what the user can mend.
     """
     with _crew(config, system) as crew:
         job = open_job(config, system, input_file)
@@ -109,8 +111,8 @@ def _make(job: Job, shard: Shard, crew: "Crew | None") -> None:
         begun = time.perf_counter()
         started = 0.0
         rows: Iterable[Row] = ()
-        if job.system == "lead1":
-            rows = (_lead_row(record) for record, _ in inputs.of(todo))
+        if job.system in _LEADS:
+            rows = (_lead_row(record, _LEADS[job.system]) for record, _ in inputs.of(todo))
         elif job.system == "echo":
             rows = _echo_rows(inputs.of(todo), config)
         elif job.chat is not None:
@@ -169,8 +171,9 @@ def merged(job: Job) -> Generation:
     return merge(job.where, job.inputs, {**job.made_by, **job.about, **facts})
 
 
-def _lead_row(record: Record) -> Row:
-    text = record.lead or first_sentence(record.document)
+def _lead_row(record: Record, count: int) -> Row:
+    """The head of a document; a column of leads has the first sentence only."""
+    text = (record.lead if count == 1 else None) or first_sentences(record.document, count)
     return {"id": record.id, "text": text, **record.beside()}
 
 

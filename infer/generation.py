@@ -16,7 +16,7 @@ from sumzero.infer.inputs import Inputs
 from sumzero.infer.rows import Row, there
 from sumzero.runfolder import RunFolder, alone, atomic_file, read_json, write_json
 
-SYSTEMS = ("finetuned", "untrained", "lead1", "echo")
+SYSTEMS = ("finetuned", "untrained", "lead3", "lead1", "echo")
 MERGED, PARQUET = "merged.jsonl", "merged.parquet"
 LOCK = ".merge.lock"
 PATIENCE = 120.0  # seconds, for another process that merges the same

@@ -21,6 +21,8 @@ from sumzero.runfolder import RunFolder
 if TYPE_CHECKING:  # it loads torch, which a generation without a model does not need
     from sumzero.infer.answering import Model
 
+_WITHOUT_MODEL = ("lead1", "lead3", "echo")
+
 
 @dataclass(frozen=True)
 class Job:
@@ -54,10 +56,10 @@ def open_job(config: RunConfig, system: str | Remote, input_file: str | None) ->
         return job_of(config, system.model, inputs, chat.made_by, input_file, chat=chat)
     sources = _sources(config, system, input_file)
     export = RunFolder.of(config).export
-    if system not in ("lead1", "echo") and not export.is_dir():
+    if system not in _WITHOUT_MODEL and not export.is_dir():
         raise RunError(f"{export} is missing; run `sumzero export RUN.toml` first")
     inputs = open_inputs(RunFolder.of(config).inputs, sources)
-    if system in ("lead1", "echo"):
+    if system in _WITHOUT_MODEL:
         made_by: dict[str, Any] = {"input": inputs.documents}
         if system == "echo":
             sampling = {"max_new_tokens": config.generate.max_new_tokens}

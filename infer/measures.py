@@ -75,7 +75,7 @@ class Measured:
     values: FloatArray
     """(N, COLUMNS); NaN where a metric does not apply."""
     counts: dict[str, FloatArray]
-    """Of each corpus metric (N, K); NaN where it does not apply."""
+    """Of each corpus metric (N, K), NaN where it does not apply; empty where it never does."""
     words: NDArray[np.int64]
     """(N): of each text."""
 
@@ -106,12 +106,14 @@ def _rouge() -> Rouge:
 def measure(batch: Batch) -> MeasuredBatch:
     """All metrics of a batch."""
     num = len(batch.wanted)
+    translates = any(wanted.task == "translate" for wanted in batch.wanted)
+    corpus = bleu.WIDTHS if translates else {}
     found = MeasuredBatch(
         np.array([length(wanted.document, wanted.language) for wanted in batch.wanted], np.int64),
         {
             system: Measured(
                 np.full((num, len(COLUMNS)), np.nan),
-                {name: np.full((num, width), np.nan) for name, width in bleu.WIDTHS.items()},
+                {name: np.full((num, width), np.nan) for name, width in corpus.items()},
                 np.zeros(num, np.int64),
             )
             for system in batch.texts

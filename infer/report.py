@@ -41,7 +41,7 @@ def report(config: RunConfig) -> Path:
         name=config.name,
         model=config.model.path,
         systems=scores["systems"],
-        metrics=list(next(iter(scores["systems"].values()))["metrics"]),
+        metrics=_metrics_of_all(scores["systems"]),
         generations={
             system: found.manifest for system, found in finished_generations(folder).items()
         },
@@ -57,6 +57,12 @@ def report(config: RunConfig) -> Path:
     with atomic_file(folder.report) as out:
         out.write(page)
     return folder.report
+
+
+def _metrics_of_all(systems: dict[str, Any]) -> list[str]:
+    """The metrics that every system has, in their order."""
+    first, *others = (found["metrics"] for found in systems.values())
+    return [name for name in first if all(name in other for other in others)]
 
 
 def _examples(config: RunConfig, folder: RunFolder) -> list[dict[str, Any]]:

@@ -1,126 +1,155 @@
-"""Generations + references -> scores.json: every metric of every system, with intervals.
+"""Generations + references -> scores.json and row_scores.parquet: every metric of every system.
 
-Records and rows are read side by side, in the order that both have, and only numbers are kept.
+Records and rows are read side by side (pairs.py) and measured in processes (measures.py); of a row
+only numbers are kept. Intervals are bootstrapped over records, of all of them and of slices: by
+task, language, length of the document, and by what was cut (slices.py).
 """
 
-from collections.abc import Iterator
+from functools import partial
 from typing import Any
+
+import numpy as np
 
 from sumzero.config import RunConfig
 from sumzero.errors import ConfigError, RunError
-from sumzero.infer.fingerprint import input_digest
+from sumzero.infer import bleu
+from sumzero.infer.bootstrap import FloatArray, Interval, intervals
 from sumzero.infer.generation import Generation, finished_generations
-from sumzero.infer.questions import each_record, references
-from sumzero.infer.rouge import FloatArray, RougeScores, signature
-from sumzero.infer.significance import bootstrap_interval
-from sumzero.records import Record
+from sumzero.infer.measures import COLUMNS, MeasuredBatch, measure, signatures
+from sumzero.infer.pairs import Pairs, unfinished
+from sumzero.infer.row_scores import STATISTICS, write_row_scores
+from sumzero.infer.slices import Slice, slices
+from sumzero.infer.worker_pool import WorkerPool, cores, worker_pool
+from sumzero.log import logger, progress
 from sumzero.runfolder import RunFolder, write_json
+
+_WORTH_PROCESSES = 4000  # rows: processes take a second to start
+_Arrays = dict[str, FloatArray]
 
 
 def score(config: RunConfig) -> dict[str, Any]:
-    """Scores the newest finished generation of each system and writes `scores.json`.
+    """Scores the newest finished generation of each system; writes what the module says.
 
-    Values are percentages. A row that ended in an error counts as an empty summary. Raises
-    RunError where nothing was generated, or a generation is not of these records.
+    A row that ended in an error counts as an empty summary. Systems whose generation is not of
+    these records, or not finished, are left out and named. Raises RunError where none is left, and
+    DataError where no record has a reference.
     """
     if not config.data.test:
         raise ConfigError("data.test: no references to score against; set data.test.path")
     folder = RunFolder.of(config)
-    generations = finished_generations(folder)
+    generations, begun = finished_generations(folder), unfinished(folder)
     if not generations:
-        raise RunError(f"{folder.generations}: nothing generated yet; run `sumzero generate` first")
-    systems = {
-        system: {"rows": len(of_rows["rouge1"]), "metrics": _metrics(of_rows, config)}
-        for system, of_rows in _scored(config, generations).items()
-    }
-    scores = {"systems": systems}
+        raise RunError(
+            begun[0]
+            if begun
+            else f"{folder.generations}: nothing generated yet; run `sumzero generate` first"
+        )
+    rows = sum(generation.manifest["rows"] for generation in generations.values())
+    pairs = Pairs(config, generations)
+    with worker_pool(cores() if rows >= _WORTH_PROCESSES else 1) as pool:
+        found = _measured(pairs, pool, max(one.manifest["rows"] for one in generations.values()))
+        systems = {
+            system: _score_system(system, generation, config, (pairs, found), pool)
+            for system, generation in generations.items()
+            if system not in pairs.left_out
+        }
+    scores: dict[str, Any] = {"systems": systems}
+    left_out = [*map(str, pairs.left_out.values()), *begun]
+    for what in left_out:
+        logger.warning("not scored: %s", what)
+    if left_out:
+        scores["left_out"] = left_out
     write_json(folder.scores, scores)
     return scores
 
 
-def _scored(
-    config: RunConfig, generations: dict[str, Generation]
-) -> dict[str, dict[str, FloatArray]]:
-    """Of each system each metric's value of every record, in [0, 1]."""
-    texts = {system: _Texts(generation) for system, generation in generations.items()}
-    scores = {system: RougeScores() for system in generations}
-
-    def passing() -> Iterator[tuple[Record, str]]:
-        """Scores each as it passes."""
-        for record, source in each_record(config.data.test, need_targets=True):
-            wanted = references(record, source, config)
-            for system, its in texts.items():
-                text = its.of(record.id)
-                if text is None:
-                    raise _mismatch(config, system, generations[system])
-                scores[system].add(wanted, text)
-            yield record, ""
-
-    documents = [input_digest(passing())]
-    for system, generation in generations.items():
-        if generation.manifest["documents"] in documents:
-            continue
-        if len(documents) == 1:  # records without targets, generated for and not scored, count too
-            every = each_record(config.data.test, need_targets=False)
-            documents.append(input_digest((record, "") for record, _ in every))
-        if generation.manifest["documents"] not in documents:
-            raise _mismatch(config, system, generation)
-    return {system: its.by_metric() for system, its in scores.items()}
+def _measured(pairs: Pairs, pool: WorkerPool, total: int) -> list[MeasuredBatch]:
+    found = []
+    with progress(iter(()), "scoring", total=total, unit=" records") as bar:
+        for batch in pool.map(measure, pairs):
+            found.append(batch)
+            bar.update(len(batch.document_words))
+    return found
 
 
-class _Texts:
-    """The texts of a generation, asked for in the order of its rows."""
-
-    def __init__(self, generation: Generation) -> None:
-        self._rows = generation.each_row()
-
-    def of(self, id_: str) -> str | None:
-        """The text of the next row with this id; None where there is none."""
-        for row in self._rows:
-            if row["id"] == id_:
-                return str(row.get("text", ""))
-        return None
-
-
-def _mismatch(config: RunConfig, system: str, generation: Generation) -> RunError:
-    """What to say of a generation that is not of the records."""
-    have = {row["id"] for row in generation.each_row()}
-    wanted = [record.id for record, _ in each_record(config.data.test, need_targets=True)]
-    lacking = [id_ for id_ in wanted if id_ not in have]
-    if lacking:
-        return RunError(
-            f"{generation.folder}: {len(lacking)} of the {len(wanted)} records are not in it, "
-            f"{lacking[0]!r} first; run `sumzero generate` for these records"
-        )
-    return RunError(
-        f"{generation.folder}: made from other documents of the same ids; run `sumzero generate "
-        f"RUN.toml` again, for the system {system}"
+def _score_system(
+    system: str,
+    generation: Generation,
+    config: RunConfig,
+    measured: tuple[Pairs, list[MeasuredBatch]],
+    pool: WorkerPool,
+) -> dict[str, Any]:
+    """Writes a system's row_scores.parquet, and returns its part of scores.json."""
+    pairs, batches = measured
+    columns = _columns(system, pairs, batches)
+    num = len(columns["id"])
+    values = {name: columns[name] for name in COLUMNS if name in columns}
+    counts = {x: columns[x + STATISTICS] for x in bleu.METRICS if x + STATISTICS in columns}
+    tokenizers: dict[str, set[str]] = {}
+    for batch in batches:
+        for task, names in batch.tokenizers.items():
+            tokenizers.setdefault(task, set()).update(names)
+    signed = signatures([*values, *counts], tokenizers, pairs.translated)
+    write_row_scores(generation, columns, signatures=signed, references=pairs.references)
+    parts = slices(columns)
+    every = Slice("", "", np.ones(num, np.bool_))
+    whole, *of_parts = pool.map(
+        partial(_intervals, resamples=config.score.bootstrap, seed=config.seed),
+        ((_of(values, part), _of(counts, part)) for part in (every, *parts)),
     )
+    return {
+        "rows": num,
+        "without_reference": generation.manifest["rows"] - num,
+        "metrics": {
+            name: {**_rounded(interval), "signature": signed[name]}
+            for name, interval in whole.items()
+        },
+        "slices": [
+            {
+                "by": part.by,
+                "is": part.label,
+                "rows": int(part.rows.sum()),
+                "metrics": {name: _rounded(interval) for name, interval in found.items()},
+            }
+            for part, found in zip(parts, of_parts, strict=True)
+        ],
+    }
 
 
-def _metrics(of_rows: dict[str, FloatArray], config: RunConfig) -> dict[str, Any]:
-    metrics = {}
-    for name, values in of_rows.items():
-        low, high = bootstrap_interval(values, resamples=config.score.bootstrap, seed=config.seed)
-        metrics[name] = {
-            "value": round(100 * float(values.mean()), 4),
-            "low": round(100 * low, 4),
-            "high": round(100 * high, 4),
-            "signature": signature(),
-        }
-    return metrics
+def _columns(system: str, pairs: Pairs, batches: list[MeasuredBatch]) -> dict[str, Any]:
+    """The columns of a system's row_scores.parquet: metrics that apply to a row at least."""
+    of = [batch.systems[system] for batch in batches]
+    truncated, failed, reasons = zip(*pairs.rows[system], strict=True)
+    columns: dict[str, Any] = {
+        **pairs.about,
+        "document_words": np.concatenate([batch.document_words for batch in batches]),
+        "summary_words": np.concatenate([measured.words for measured in of]),
+        "truncated": np.array(truncated),
+        "failed": np.array(failed),
+        "finish_reason": list(reasons),
+    }
+    values = np.concatenate([measured.values for measured in of])
+    for place, name in enumerate(COLUMNS):
+        if not np.isnan(values[:, place]).all():
+            columns[name] = np.ascontiguousarray(values[:, place])
+    if any(measured.counts for measured in of):
+        for name, width in bleu.WIDTHS.items():
+            none = [np.full((len(measured.words), width), np.nan) for measured in of]
+            columns[name + STATISTICS] = np.concatenate(
+                [one.counts.get(name, lacking) for one, lacking in zip(of, none, strict=True)]
+            )
+    return columns
 
 
-def table(scores: dict[str, Any]) -> str:
-    """The scores as a text table: a row a system, each value with half its interval's width."""
-    names = list(next(iter(scores["systems"].values()))["metrics"])
-    width = max(12, *(len(system) + 1 for system in scores["systems"]))
-    lines = ["system".ljust(width) + "".join(f"{name:>16}" for name in names)]
-    for system, found in scores["systems"].items():
-        cells = ""
-        for name in names:
-            metric = found["metrics"][name]
-            half = (metric["high"] - metric["low"]) / 2
-            cells += f"{metric['value']:9.2f} ± {half:4.2f}"
-        lines.append(system.ljust(width) + cells)
-    return "\n".join(lines)
+def _of(arrays: _Arrays, part: Slice) -> _Arrays:
+    return {name: array[part.rows] for name, array in arrays.items()}
+
+
+def _intervals(
+    arrays: tuple[_Arrays, _Arrays], *, resamples: int, seed: int
+) -> dict[str, Interval]:
+    return intervals(*arrays, resamples=resamples, seed=seed)
+
+
+def _rounded(interval: Interval) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in interval._asdict().items()}

@@ -27,7 +27,7 @@ def doctor(options: argparse.Namespace) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """All stages on this machine."""
-    from sumzero.infer.score import table
+    from sumzero.infer.score_table import table
     from sumzero.pipeline import run
     from sumzero.runfolder import RunFolder
 
@@ -90,10 +90,15 @@ def convert(options: argparse.Namespace) -> int:
 
 def score(options: argparse.Namespace) -> int:
     """Scores of all generated systems."""
-    from sumzero.infer.score import score, table
+    from sumzero.infer.score import score
+    from sumzero.infer.score_table import details, slices, table
 
     scores = score(config_of(options))
-    print(json.dumps(scores) if options.json else table(scores))
+    if options.json:
+        print(json.dumps(scores))
+    else:
+        shown = [table, details, slices] if options.slices else [table, details]
+        print("\n\n".join(text for part in shown if (text := part(scores))))
     return 0
 
 

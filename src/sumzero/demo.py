@@ -17,7 +17,7 @@ from sumzero.config import RunConfig, Source
 from sumzero.errors import ConfigError, DataError, RunError
 from sumzero.harvest import harvest
 from sumzero.infer.generation import finished_generations
-from sumzero.infer.score import table
+from sumzero.infer.score_table import table
 from sumzero.log import progress
 from sumzero.pipeline import Stages, require_packages, run
 from sumzero.readers import files

@@ -14,6 +14,11 @@ def add_evaluation(to: Subcommands) -> None:
         "sumzero score runs/scitldr --json",
     )
     score.add_argument("--json", action="store_true", help="print one JSON object")
+    score.add_argument(
+        "--slices",
+        action="store_true",
+        help="print too what tasks, languages, lengths, and cut rows scored by themselves",
+    )
     scored = to.add_stage(
         "score-checkpoints",
         commands.score_checkpoints,

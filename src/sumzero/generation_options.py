@@ -29,8 +29,9 @@ def add_generation(to: Subcommands) -> None:
         add_remote_options(stage, with_batches=stage is generate)
         stage.add_argument(
             "--system",
-            choices=("finetuned", "untrained", "lead1"),
-            help="the export (default), the model it began from, or the first-sentence baseline",
+            choices=("finetuned", "untrained", "lead1", "lead3"),
+            help="the export (default), the model it began from, or a baseline: a document's first "
+            "sentence, or its first three",
         )
         stage.add_argument(
             "--adapter",

@@ -44,11 +44,16 @@ def sentence_ends(text: str) -> list[int]:
 
 def first_sentence(text: str) -> str:
     """The first sentence of `text`, or an empty string where there is none."""
-    # Lead baselines see long documents; a sentence is sought in their head only.
-    for head in (text[:2000], text):
+    return first_sentences(text, 1)
+
+
+def first_sentences(text: str, count: int) -> str:
+    """The first `count` sentences of `text`, with a space between, or as many as there are."""
+    # Lead baselines see long documents; sentences are sought in their head only.
+    for head in (text[: 2000 * count], text):
         found = sentences(head)
-        if len(found) > 1 or len(head) == len(text):
-            return found[0] if found else ""
+        if len(found) > count or len(head) == len(text):
+            return " ".join(found[:count])
     return ""
 
 
