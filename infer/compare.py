@@ -109,8 +109,8 @@ def chosen(
             return of_a[0], of_a[1]
         if system_a is None or system_b is None or system_a == system_b:
             raise ConfigError(
-                f"{RunFolder.of(config_a).root}: say which of its systems, --system A --system-b B, or give "
-                f"another run; it has {', '.join(of_a)}"
+                f"{RunFolder.of(config_a).root}: say which of its systems, --system A --system-b B,"
+                f" or give another run; it has {', '.join(of_a)}"
             )
     elif system_a is None and system_b is None:
         both = [name for name in of_a if name in of_b]

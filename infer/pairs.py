@@ -105,7 +105,10 @@ def unfinished(folder: RunFolder) -> list[str]:
     found = []
     for where in sorted({file.parent for file in folder.generations.glob("*/shard-*.jsonl")}):
         if not (where / "manifest.json").is_file():
-            count = sum(1 for file in where.glob("shard-*.jsonl") for _ in file.open("rb"))
+            count = 0
+            for file in where.glob("shard-*.jsonl"):
+                with file.open("rb") as lines:
+                    count += sum(1 for _ in lines)
             found.append(
                 f"{where}: not finished, {count} rows so far; run `sumzero generate` to its end, "
                 "or `sumzero merge` once all shards are done"
