@@ -90,7 +90,7 @@ def corpus_pair(a: FloatArray, b: FloatArray, aggregate: Aggregate) -> Pair:
 
     Rows that hold a NaN do not count.
     """
-    counts: NDArray[np.bool_] = ~np.isnan(a + b).any(axis=1)
+    counts = np.asarray(~np.isnan(a + b).any(axis=1))
     ours, theirs = (np.where(counts[:, None], x, 0.0) for x in (a, b))
     return Pair(ours, theirs, aggregate, counts)
 
