@@ -26,18 +26,23 @@ class Request:
 
     `document` is what it is about: of several engines one is given all those in a row about the
     same, since it computes once what they begin with alike. Empty is about nothing in common.
-    `adapter` is the folder of the adapters that it runs with.
+    `adapter` is the folder of the adapters that it runs with. With `scored` nothing is generated:
+    so many last tokens of the prompt are given their log-probabilities.
     """
 
     id: str
     prompt_ids: list[int]
     document: str = ""
     adapter: Path | None = None
+    scored: int = 0
 
 
 @dataclass(frozen=True)
 class Completion:
-    """A finished request. `seconds` counts from its entry into the engine."""
+    """A finished request. `seconds` counts from its entry into the engine.
+
+    `logprobs` are those of the tokens that were to be scored, given all before them, in nats.
+    """
 
     id: str
     text: str
@@ -45,6 +50,7 @@ class Completion:
     output_tokens: int
     finish_reason: str
     seconds: float
+    logprobs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,11 +73,12 @@ def engine_arguments(
     max_length: int,
     seed: int,
     adapters: Sequence[Path] = (),
+    batched_tokens: int | None = None,
 ) -> dict[str, Any]:
     """vLLM's engine arguments by name, and the environment that it reads when it is imported.
 
     `max_length` bounds prompt and output together, in tokens; `adapters` are all those that
-    requests may run with.
+    requests may run with; `batched_tokens` are computed at once, where vLLM is not to choose.
     """
     on_cpu, eager = is_on_cpu(), is_eager(settings)
     set_environment(settings)
@@ -89,6 +96,8 @@ def engine_arguments(
         }
     if settings.beams > 1:
         device["max_logprobs"] = -1  # as many as a search wants
+    if batched_tokens is not None:  # vLLM refuses fewer than one a sequence
+        device["max_num_batched_tokens"] = max(batched_tokens, settings.max_in_flight)
     return {
         "model": str(model),
         "dtype": settings.dtype,
@@ -143,14 +152,29 @@ def one_token(likeliest: int) -> Any:
     )
 
 
+def scoring() -> Any:
+    """SamplingParams of a request whose prompt is scored; vLLM wants one new token all the same.
+
+    It holds logits of a prompt's tokens that its reckoning of memory leaves out: `batched_tokens`
+    of them at once, each vocabulary x 6 bytes or more.
+    """
+    from vllm import SamplingParams
+
+    how = {"prompt_logprobs": 0, "flat_logprobs": True, "ignore_eos": True, "detokenize": False}
+    return SamplingParams(max_tokens=1, temperature=0.0, **how)
+
+
 def next_tokens(output: Any) -> dict[int, float]:
     """Log-probabilities of the likeliest tokens, of a request for one."""
     (likeliest,) = output.outputs[0].logprobs
     return {id_: found.logprob for id_, found in likeliest.items()}
 
 
-def completion(output: Any, seconds: float) -> Completion:
-    """A finished output of vLLM's."""
+def completion(output: Any, seconds: float, scored: int = 0) -> Completion:
+    """A finished output of vLLM's; that of a prompt to be scored has no text."""
+    if scored:
+        logprobs = tuple(output.prompt_logprobs.logprobs[-scored:])
+        return Completion(output.request_id, "", (), 0, "scored", seconds, logprobs)
     best = output.outputs[0]
     ids, reason = tuple(best.token_ids), str(best.finish_reason)
     return Completion(output.request_id, best.text, ids, len(ids), reason, seconds)
@@ -166,13 +190,11 @@ class Engine:
         max_length: int,
         seed: int,
         adapters: Sequence[Path] = (),
+        batched_tokens: int | None = None,
     ) -> None:
-        """Starts the engine. `max_length` bounds prompt and output together, in tokens.
-
-        `adapters` are folders in peft's format: those that requests may run with.
-        """
+        """Starts the engine; see `engine_arguments`. `adapters` are folders in peft's format."""
         self.version = engine_version()
-        arguments = engine_arguments(model, settings, max_length, seed, adapters)
+        arguments = engine_arguments(model, settings, max_length, seed, adapters, batched_tokens)
         from vllm import EngineArgs, LLMEngine
 
         self._loras = lora_requests(adapters)
@@ -204,9 +226,10 @@ class Engine:
         if settings.beams > 1:
             yield from self._search(requests, stop_ids, settings)
             return
-        how = sampling(settings, stop_ids, seed, ignore_eos=ignore_eos)
+        generated = sampling(settings, stop_ids, seed, ignore_eos=ignore_eos)
+        scored = scoring()
         waiting = iter(requests)
-        begun: dict[str, float] = {}
+        begun: dict[str, tuple[float, int]] = {}
         more = True
         while more or begun:
             while more and len(begun) < self._settings.max_in_flight:
@@ -217,11 +240,12 @@ class Engine:
                     break
                 if request is None:
                     break
-                begun[request.id] = time.perf_counter()
-                self._add(request, how)
+                begun[request.id] = time.perf_counter(), request.scored
+                self._add(request, scored if request.scored else generated)
             for output in self._engine.step() if begun else ():
                 if output.finished:
-                    yield completion(output, time.perf_counter() - begun.pop(output.request_id))
+                    since, count = begun.pop(output.request_id)
+                    yield completion(output, time.perf_counter() - since, count)
 
     def _add(self, request: Request, how: Any) -> None:
         prompt = {"prompt_token_ids": request.prompt_ids}

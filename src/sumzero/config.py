@@ -15,6 +15,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from sumzero.endpoint_settings import Endpoint as Endpoint
+from sumzero.explain_settings import Explain as Explain
 from sumzero.setting import SETTINGS, Count, Positive, Share
 from sumzero.train_settings import Lora as Lora
 from sumzero.train_settings import Train as Train
@@ -269,3 +270,4 @@ class RunConfig:
     generate: Generate = Generate()
     endpoint: Endpoint = Endpoint()
     score: Score = Score()
+    explain: Explain = Explain()
