@@ -53,17 +53,16 @@ def slices(scores: _Scores) -> str:
     """The main metrics of each slice, a block a system."""
     blocks = []
     for system, found in scores["systems"].items():
-        parts = {f"{part['by']} {part['is']}, {part['rows']}": part for part in found["slices"]}
         for task in _tasks(scores):
-            names = _main_of(scores["systems"], task)
-            of_task = {
-                label: part
-                for label, part in parts.items()
-                if part["metrics"].keys() & set(names)
-                and (part["by"] != "task" or part["is"] == task)
+            names, title = _main_of(scores["systems"], task), "" if task is None else f"{task}, "
+            parts = {
+                f"{part['by']} {part['is'].removeprefix(title)}, {part['rows']}": part
+                for part in found["slices"]
+                if part["by"] != "task" and part["is"].startswith(title)
             }
-            if of_task:
-                blocks.append("\n".join([system, *_rows(of_task, names, first="slice, rows")]))
+            if parts:
+                heading = system if task is None else f"{system}, {task}"
+                blocks.append("\n".join([heading, *_rows(parts, names, first="slice, rows")]))
     return "\n\n".join(blocks)
 
 
