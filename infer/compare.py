@@ -4,7 +4,7 @@ Both are read from the tables that `sumzero score` wrote (row_scores.py); no tex
 The differences are those of b less a. What cannot be compared is refused, or left out by name.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,7 +16,9 @@ from sumzero.errors import ConfigError, RunError
 from sumzero.infer.bleu import corpus_score
 from sumzero.infer.generation import Generation, finished_generations
 from sumzero.infer.paired import FloatArray, Pair, corpus_pair, differences, mean_pair
+from sumzero.infer.pairs import unfinished
 from sumzero.infer.row_scores import STATISTICS, RowScores, read_row_scores
+from sumzero.infer.slices import Slice, slices
 from sumzero.runfolder import RunFolder
 
 SHUFFLES = 10_000  # of approximate randomisation; sacreBLEU's default
@@ -63,7 +65,7 @@ def compare(
         why = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise RunError(f"{a.name} and {b.name}: no metric can be compared ({why})")
     rows = _Rows(pairs, resamples, seed)
-    by = [name for name in (*metrics, *_PREFERRED, *pairs) if name in pairs][0]
+    by = next(name for name in (*metrics, *_PREFERRED, *pairs) if name in pairs)
     ours, theirs = rows.scores[by]
     found = [
         {"id": a.scores.ids[row], "metric": by, "a": float(ours[row]), "b": float(theirs[row])}
@@ -78,9 +80,9 @@ def compare(
         "metrics": rows.compared(np.full(len(b_rows), True), SHUFFLES),
         "left_out": left_out,
         "slices": [
-            {"by": by, "is": label, "rows": int(some.sum())}
-            | {"metrics": rows.compared(some, _SHUFFLES_OF_SLICES)}
-            for by, label, some in _slices(a_columns, b_columns)
+            {"by": part.by, "is": part.label, "rows": int(part.rows.sum())}
+            | {"metrics": rows.compared(part.rows, _SHUFFLES_OF_SLICES)}
+            for part in _slices(a_columns, b_columns)
         ],
         "changed": found,
     }
@@ -89,7 +91,8 @@ def compare(
 def scored(config: RunConfig, system: str) -> Scored:
     """A system of a run. Raises RunError where it is not generated or not scored."""
     generation = generations(config)[system]
-    return Scored(f"{config.name}:{system}", generation, read_row_scores(generation))
+    name = f"{RunFolder.of(config).root}:{system}"
+    return Scored(name, generation, read_row_scores(generation))
 
 
 def chosen(
@@ -101,13 +104,13 @@ def chosen(
     Raises ConfigError where that does not say which, RunError where nothing was generated.
     """
     of_a, of_b = list(generations(config_a)), list(generations(config_b))
-    if config_a == config_b:
+    if RunFolder.of(config_a).root.resolve() == RunFolder.of(config_b).root.resolve():
         if system_a is None and system_b is None and len(of_a) == 2:
             return of_a[0], of_a[1]
         if system_a is None or system_b is None or system_a == system_b:
             raise ConfigError(
-                f"{config_a.name}: say which of its systems, --system A --system-b B, or give "
-                f"another run; it has {', '.join(of_a)}"
+                f"{RunFolder.of(config_a).root}: say which of its systems, --system A --system-b B,"
+                f" or give another run; it has {', '.join(of_a)}"
             )
     elif system_a is None and system_b is None:
         both = [name for name in of_a if name in of_b]
@@ -117,8 +120,12 @@ def chosen(
     system_b = system_b if system_b is not None else system_a
     for name, config, there in ((system_a, config_a, of_a), (system_b, config_b, of_b)):
         if name not in there:
-            said = "say which with --system and --system-b" if name is None else f"no {name!r}"
-            raise ConfigError(f"{config.name}: {said}; its systems are {', '.join(there)}")
+            said = (
+                "say which system with --system, --system-b"
+                if name is None
+                else (f"no system {name!r}")
+            )
+            raise ConfigError(f"{RunFolder.of(config).root}: {said}; it has {', '.join(there)}")
     assert system_a is not None
     assert system_b is not None
     return system_a, system_b
@@ -130,12 +137,8 @@ def generations(config: RunConfig) -> dict[str, Generation]:
     found = finished_generations(folder)
     if found:
         return found
-    begun = sorted(file.parent for file in folder.generations.glob("*/shard-*.jsonl"))
-    if begun:
-        raise RunError(
-            f"{begun[0]}: still in progress, or stopped; wait for it or run `sumzero generate` "
-            "again, then `sumzero score`"
-        )
+    for what in unfinished(folder):
+        raise RunError(what)
     raise RunError(f"{folder.root}: nothing generated yet; run `sumzero generate` first")
 
 
@@ -237,11 +240,14 @@ class _Rows:
         return [row for row in largest if size[row] > _TIE]
 
 
-def _slices(
-    a: dict[str, NDArray[Any]], b: dict[str, NDArray[Any]]
-) -> Iterable[tuple[str, str, NDArray[np.bool_]]]:
-    """Parts of the rows that tell more than the whole: those of two or more kinds."""
-    yield from ()
+def _slices(a: dict[str, NDArray[Any]], b: dict[str, NDArray[Any]]) -> list[Slice]:
+    """The slices of the rows; by "cut" they are whole where neither system's is cut or failed."""
+    reasons = [columns["finish_reason"] == "length" for columns in (a, b)]
+    return slices(
+        a
+        | {name: a[name] | b[name] for name in ("truncated", "failed")}
+        | {"finish_reason": np.where(reasons[0] | reasons[1], "length", "")}
+    )
 
 
 def _add_texts(found: list[dict[str, Any]], a: Scored, b: Scored) -> None:

@@ -80,7 +80,7 @@ def mean_pair(a: FloatArray, b: FloatArray) -> Pair:
 
     Rows where either is NaN, since the metric says nothing of them, do not count.
     """
-    counts = ~(np.isnan(a) | np.isnan(b))
+    counts: NDArray[np.bool_] = ~np.isnan(a + b)
     ours, theirs = (np.column_stack([np.where(counts, x, 0.0), counts]) for x in (a, b))
     return Pair(ours, theirs, _mean, counts)
 
@@ -90,7 +90,7 @@ def corpus_pair(a: FloatArray, b: FloatArray, aggregate: Aggregate) -> Pair:
 
     Rows that hold a NaN do not count.
     """
-    counts = ~(np.isnan(a).any(axis=1) | np.isnan(b).any(axis=1))
+    counts = np.asarray(~np.isnan(a + b).any(axis=1))
     ours, theirs = (np.where(counts[:, None], x, 0.0) for x in (a, b))
     return Pair(ours, theirs, aggregate, counts)
 

@@ -5,7 +5,6 @@ Imports of stages are inside the functions: `sumzero --help` must not load torch
 
 import argparse
 import json
-from pathlib import Path
 
 from sumzero.errors import ConfigError
 from sumzero.jobs import STEPS
@@ -160,22 +159,6 @@ def status(options: argparse.Namespace) -> int:
 
     found = status(RunFolder.of(config_of(options)))
     print(json.dumps(found) if options.json else table(found))
-    return 0
-
-
-def report(options: argparse.Namespace) -> int:
-    """The page."""
-    from sumzero.infer.report import pull_request, report
-
-    # What stands after the run is another run, or a setting of the first one.
-    given = options.overrides
-    options.overrides = [text for text in given if "=" in text and not Path(text).exists()]
-    runs = [text for text in given if text not in options.overrides]
-    others = [config_of(argparse.Namespace(run=run, overrides=[])) for run in runs]
-    if options.markdown:
-        print(pull_request(config_of(options), others), end="")
-    else:
-        print(report(config_of(options), others))
     return 0
 
 

@@ -1,6 +1,8 @@
 """Subcommands that score and report, with their options."""
 
 from sumzero import commands, explain_command
+from sumzero.compare_command import add_compare
+from sumzero.report_command import add_report
 from sumzero.subcommands import Subcommands, count
 
 
@@ -25,16 +27,8 @@ def add_evaluation(to: Subcommands) -> None:
         "sumzero score-checkpoints runs/scitldr --follow",
     )
     scored.add_argument("--follow", action="store_true", help="go on until the training has ended")
-    report = to.add_stage(
-        "report",
-        commands.report,
-        "Write report.html, beside other runs where they are named, and the export's model card.",
-        "sumzero report runs/scitldr runs/scitldr_lora",
-    )
-    report.usage = "%(prog)s [-h] [--markdown] RUN [RUN_B ...] [key=value ...]"
-    report.add_argument(
-        "--markdown", action="store_true", help="print the scores for a pull request instead"
-    )
+    add_compare(to)
+    add_report(to)
     explain = to.add_stage(
         "explain",
         explain_command.explain,

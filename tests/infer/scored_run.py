@@ -19,7 +19,7 @@ HOSTILE = (
 
 
 def source_rows(count=8):
-    """Records whose documents have three sentences each; the first of them is hostile throughout."""
+    """Records of three sentences each; the first of them is hostile throughout."""
     rows = [
         {
             "id": f"r{number}",
