@@ -62,14 +62,14 @@ def slice_figures(column: Column) -> list[Figure]:
     ranked = ranked_by(column.rows)
     figures = []
     for by in dict.fromkeys(part["by"] for part in found):
-        for name in ranked[:1]:
+        for name in ranked:
             parts = [part for part in found if part["by"] == by and name in part["metrics"]]
             rows = [
                 _interval(f"{part['is']} ({part['rows']:,})", 0, part["metrics"][name])
                 for part in parts[:_SLICES]
             ]
             more = f"; {len(parts) - _SLICES} more are in scores.json" * (len(parts) > _SLICES)
-            if rows:
+            if len(rows) > 1:
                 svg = intervals(rows, title=f"{title(name)} by {by}", share=name in SHARES)
                 said = f"{title(name)} of {column.label} {_BY.get(by, f'by {by}')} (records){more}"
                 figures.append(Figure(svg, said))
@@ -191,7 +191,8 @@ def difference_figure(main: Column, comparison: Comparison) -> Figure | None:
 
 def _interval(name: str, kind: int, found: dict[str, float]) -> Interval:
     value, low, high = (_finite(found.get(key)) for key in ("value", "low", "high"))
-    return Interval(name, value, low, high, f"{value:.2f}", kind % KINDS)
+    shown = "" if np.isnan(value) else f"{value:.2f}"
+    return Interval(name, value, low, high, shown, kind % KINDS)
 
 
 def _finite(value: float | None) -> float:

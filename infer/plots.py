@@ -98,7 +98,7 @@ def intervals(
     ends = [end for row in rows for end in (row.low, row.value, row.high)] + [0.0] * zero
     bounds = (0.0, 100.0) if share else (-math.inf, math.inf)
     low, high = extent(ends, padding=0.06, floor=bounds[0], ceiling=bounds[1])
-    across = Scale(low, high, names + 8, max(names + 80, _WIDTH - texts - 8))
+    across = Scale(low, high, names + 12, max(names + 80, _WIDTH - texts - 8))
     bottom = _TOP + _ROW * len(rows)
     parts = [_grid(across, _TOP - 4, bottom)]
     if zero:

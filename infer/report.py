@@ -139,7 +139,7 @@ def _scores(columns: Sequence[Column], comparisons: Sequence[Comparison]) -> dic
     return {
         "columns": columns,
         "main": main,
-        "headline": ranked_by(main.rows)[0],
+        "headline": next(iter(ranked_by(main.rows)), ""),
         "marks": [shape(kind) for kind in range(KINDS)],
         "scores": figures.score_figures(columns),
         "slices": figures.slice_figures(main),

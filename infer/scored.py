@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from sumzero.config import RunConfig
 from sumzero.errors import RunError
+from sumzero.infer.bleu import corpus_score
 from sumzero.infer.generation import Generation, finished_generations
-from sumzero.infer.row_scores import RowScores, read_row_scores
+from sumzero.infer.row_scores import STATISTICS, RowScores, read_row_scores
 from sumzero.runfolder import RunFolder, read_json
 
 BASELINES = ("echo", "lead1", "lead3", "untrained")
@@ -79,17 +80,37 @@ def read_scored(config: RunConfig) -> Scored:
 
 
 def ranked_by(rows: RowScores) -> list[str]:
-    """The metrics that rows are ranked by, the likeliest first; empty where there are none."""
-    known = [name for name in _RANKED_BY if name in rows.metrics]
-    return known or rows.metrics[:1]
+    """The metrics that rows are ranked by, the likeliest first; those that none needs are left out.
+
+    Empty where there are none.
+    """
+    taken, left = [], np.full(len(rows.ids), True)
+    for name in (*_RANKED_BY, *rows.metrics[:1]):
+        its = ~np.isnan(_of_rows(rows, name))
+        if (its & left).any():
+            taken.append(name)
+            left &= ~its
+    return taken
 
 
 def quality(rows: RowScores) -> NDArray[np.float64]:
     """How good each row is (N), by the first metric of `ranked_by` that it has; NaN by none."""
     values = np.full(len(rows.ids), np.nan)
     for name in reversed(ranked_by(rows)):
-        column = rows.columns[name]
+        column = _of_rows(rows, name)
         values = np.where(np.isnan(column), values, column)
+    return values
+
+
+def _of_rows(rows: RowScores, name: str) -> NDArray[np.float64]:
+    """A metric's value of each row (N), of a corpus metric too; NaN where it has none."""
+    if name in rows.columns:
+        return np.asarray(rows.columns[name], np.float64)
+    values = np.full(len(rows.ids), np.nan)
+    counts = rows.columns.get(name + STATISTICS)
+    if counts is not None:
+        there = np.flatnonzero(~np.isnan(counts).any(axis=1))
+        values[there] = [corpus_score(name, counts[row]) for row in there]
     return values
 
 
