@@ -45,7 +45,10 @@ def signature(metric: str, languages: Iterable[str], references: Iterable[int]) 
 
     Rows in languages with different tokenizers are counted each by its own: it names all of them.
     """
-    numbers = set(references)
+    numbers, languages = set(references), set(languages)
+    if metric == "bleu":
+        for language in sorted(languages):
+            _say_what_is_missing(language)
     tokenizers = sorted({tokenizer_of(language) for language in languages}) or ["13a"]
     scorers = [_CHRF] if metric == "chrf" else [_bleu(name) for name in tokenizers]
     found = []
@@ -58,7 +61,7 @@ def signature(metric: str, languages: Iterable[str], references: Iterable[int]) 
 
 @lru_cache
 def tokenizer_of(language: str) -> str:
-    """Sacrebleu's tokenizer for a language; says it where that is not its own choice."""
+    """The name of sacrebleu's tokenizer for a language, of those that work here."""
     short = code(language)
     if short not in _OWN:
         return "char" if short in UNSPACED_LANGUAGES else "13a"
@@ -66,13 +69,20 @@ def tokenizer_of(language: str) -> str:
     try:
         _bleu(name)
     except (RuntimeError, ImportError):
+        return "char"
+    return name
+
+
+@lru_cache
+def _say_what_is_missing(language: str) -> None:
+    """Once, and not in the processes that score."""
+    short = code(language)
+    if short in _OWN and tokenizer_of(language) != _OWN[short]:
         logger.warning(
             "BLEU of %s goes by characters, since sacrebleu's %s is not installed; "
             "pip install 'sacrebleu[%s]'",
-            *(language, name, short),
+            *(language, _OWN[short], short),
         )
-        return "char"
-    return name
 
 
 @lru_cache

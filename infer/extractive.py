@@ -12,6 +12,7 @@ O(|A|) a run in C, after O(|A| + |S|) in Python, where Newsroom's own loop is O(
 """
 
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 
@@ -76,7 +77,7 @@ def _as_characters(document: list[str], summary: list[str]) -> tuple[str, str]:
     """A character a token, of both."""
     codes: dict[str, str] = {}
     mine = "".join([codes.setdefault(token, chr(len(codes) + 1)) for token in summary])
-    return "".join([codes.get(token, _OTHER) for token in document]), mine
+    return "".join(map(codes.get, document, repeat(_OTHER))), mine
 
 
 def _fragments(text: str, mine: str) -> list[Fragment]:

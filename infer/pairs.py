@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from sumzero.config import RunConfig, Source
@@ -19,14 +22,29 @@ from sumzero.runfolder import RunFolder
 _BATCH = 128  # records that are measured at once
 
 
+@dataclass(slots=True)
+class Ends:
+    """Of rows whether their document was cut, they failed, and how they finished."""
+
+    truncated: bytearray = field(default_factory=bytearray)
+    failed: bytearray = field(default_factory=bytearray)
+    finish_reason: list[str] = field(default_factory=list)
+
+    def add(self, text: Text) -> None:
+        """Takes a row."""
+        self.truncated.append(bool(text.truncated))
+        self.failed.append(text.failed)
+        self.finish_reason.append(sys.intern(text.finish_reason))
+
+
 class Pairs:
     """Iterated over once; then it tells what it has seen."""
 
     def __init__(self, config: RunConfig, generations: dict[str, Generation]) -> None:
         self.about: dict[str, list[Any]] = {"id": [], "task": [], "language": []}
         """Of each record; the language is that of its references."""
-        self.rows: dict[str, list[tuple[bool, bool, str]]] = {x: [] for x in generations}
-        """Of each system's row whether its document was cut, it failed, and how it finished."""
+        self.ends = {system: Ends() for system in generations}
+        """Of each system's rows."""
         self.translated: set[tuple[str, int]] = set()
         """Language and number of references of records of task "translate"."""
         self.left_out: dict[str, RunError] = {}
@@ -56,7 +74,7 @@ class Pairs:
                 if text is None:
                     self._leave_out(system)
                     text = Text("")
-                self.rows[system].append((bool(text.truncated), text.failed, text.finish_reason))
+                self.ends[system].add(text)
                 batch.texts.setdefault(system, []).append(text)
             if len(batch.wanted) == _BATCH:
                 yield batch
@@ -67,7 +85,7 @@ class Pairs:
 
     def _want(self, record: Record, source: Source) -> Wanted:
         targets = references(record, source, self._config)
-        language = source.target_language or record.language
+        language = sys.intern(source.target_language or record.language)
         unanswerable = None
         if source.task == "answer":
             asks = instruction_set(source, self._config.data, record.language)
@@ -105,15 +123,17 @@ def unfinished(folder: RunFolder) -> list[str]:
     found = []
     for where in sorted({file.parent for file in folder.generations.glob("*/shard-*.jsonl")}):
         if not (where / "manifest.json").is_file():
-            count = 0
-            for file in where.glob("shard-*.jsonl"):
-                with file.open("rb") as lines:
-                    count += sum(1 for _ in lines)
+            count = sum(map(_lines, where.glob("shard-*.jsonl")))
             found.append(
                 f"{where}: not finished, {count} rows so far; run `sumzero generate` to its end, "
                 "or `sumzero merge` once all shards are done"
             )
     return found
+
+
+def _lines(file: Path) -> int:
+    with file.open("rb") as lines:
+        return sum(1 for _ in lines)
 
 
 class _Rows:
@@ -137,10 +157,10 @@ class _Rows:
     def _text(self, row: Row) -> Text:
         truncated = row.get("truncated")
         return Text(
-            str(row.get("text", "")),
+            str(row.get("text") or ""),
             "error" in row,
             None if truncated is None else bool(truncated),
-            str(row.get("finish_reason", "")),
+            str(row.get("finish_reason") or ""),
             *self._asked,
         )
 

@@ -119,14 +119,14 @@ def _score_system(
 def _columns(system: str, pairs: Pairs, batches: list[MeasuredBatch]) -> dict[str, Any]:
     """The columns of a system's row_scores.parquet: metrics that apply to a row at least."""
     of = [batch.systems[system] for batch in batches]
-    truncated, failed, reasons = zip(*pairs.rows[system], strict=True)
+    ends = pairs.ends[system]
     columns: dict[str, Any] = {
         **pairs.about,
         "document_words": np.concatenate([batch.document_words for batch in batches]),
         "summary_words": np.concatenate([measured.words for measured in of]),
-        "truncated": np.array(truncated),
-        "failed": np.array(failed),
-        "finish_reason": list(reasons),
+        "truncated": np.frombuffer(ends.truncated, np.bool_),
+        "failed": np.frombuffer(ends.failed, np.bool_),
+        "finish_reason": ends.finish_reason,
     }
     values = np.concatenate([measured.values for measured in of])
     for place, name in enumerate(COLUMNS):

@@ -59,20 +59,25 @@ def worker_pool(processes: int) -> Iterator[WorkerPool]:
         return
     context = multiprocessing.get_context("spawn")
     executor = ProcessPoolExecutor(processes, context, _begin)
-    before = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update(dict.fromkeys(_THREADS, "1"))  # read by libraries as they are loaded
     try:
-        executor.submit(_nothing)  # starts all of them
+        with _environment(dict.fromkeys(_THREADS, "1")):  # a process starts once it is needed
+            yield WorkerPool(executor, processes)
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
     finally:
         for name, value in before.items():
             if value is None:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-    try:
-        yield WorkerPool(executor, processes)
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
 
 
 def cores() -> int:
@@ -89,7 +94,3 @@ def _end_with_parent() -> None:
     parent: Any = multiprocessing.parent_process()
     parent.join()
     os._exit(1)
-
-
-def _nothing() -> None:
-    """Work that starts the processes."""

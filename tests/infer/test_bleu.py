@@ -72,10 +72,14 @@ def test_a_tokenizer_that_is_not_installed_is_named_and_characters_counted(caplo
 
     monkeypatch.setattr(bleu, "_bleu", without_mecab)
     bleu.tokenizer_of.cache_clear()
+    bleu._say_what_is_missing.cache_clear()
     try:
         assert bleu.tokenizer_of("ja") == "char"
+        assert not caplog.text
+        assert "tok:char" in bleu.signature("bleu", ["ja"], [1])
     finally:
         bleu.tokenizer_of.cache_clear()
+        bleu._say_what_is_missing.cache_clear()
     assert "pip install 'sacrebleu[ja]'" in caplog.text
     assert bleu.tokenizer_of("th") == "char"
     assert bleu.tokenizer_of("fr") == "13a"
