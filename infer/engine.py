@@ -27,8 +27,7 @@ class Request:
 
     `document` is what it is about: of several engines one is given all those in a row about the
     same, since it computes once what they begin with alike. Empty is about nothing in common.
-    `adapter` is the folder of the adapters that it runs with. Nothing is generated where
-    log-probabilities are wanted: of so many last tokens of the prompt, or of some as the next one.
+    `adapter` is its adapters' folder. With `scored` or `among` only log-probabilities are wanted.
     """
 
     id: str

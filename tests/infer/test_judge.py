@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from sumzero.errors import ConfigError, DataError, RunError
 from sumzero.infer.generate import generate
@@ -20,6 +19,7 @@ from sumzero.runfolder import RunFolder
 
 from .chat_server import ChatServer, failure
 from .nli_models import write_knowing
+from .sure_model import write_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of vLLM and what it imports
 DOCUMENTS = ["The cat sat on the mat. It was warm.", "A model reads the document once.", "Snow."]
@@ -37,10 +37,19 @@ def settings(tmp_path, **of_score):
 
 
 @pytest.fixture(scope="module")
-def judged(model_folder, tmp_path_factory):
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("judge")
+
+
+@pytest.fixture(scope="module")
+def model(folder, tokenizer):
+    return write_model(folder, tokenizer)
+
+
+@pytest.fixture(scope="module")
+def judged(folder, model):
     """What a judge says, and what it asks; one engine for all."""
-    folder = tmp_path_factory.mktemp("judge")
-    config = settings(folder, judge=str(model_folder), judge_max_length=300)
+    config = settings(folder, judge=str(folder))
     long = "The cat sat on the mat. " * 100
     with Judge(config) as judge:
         first = judge.score([*DOCUMENTS, long, "Snow."], [*SUMMARIES, "A cat sat.", " "])
@@ -49,9 +58,8 @@ def judged(model_folder, tmp_path_factory):
         return first, again, prompts, judge.signature
 
 
-def test_it_is_the_share_of_yes_that_transformers_gives(judged, model_folder, tokenizer):
+def test_it_is_the_share_of_yes_that_transformers_gives(judged, model, tokenizer):
     first, _, prompts, _ = judged
-    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval()
     yes, no = answer_ids(PromptRenderer(tokenizer))
     for ids, found in zip(prompts, first, strict=False):
         with torch.inference_mode():
