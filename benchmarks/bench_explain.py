@@ -19,9 +19,9 @@ from explain_run import write_run as write_marked
 from generate_run import QUICK_SHAPE, SHAPE, write_run
 from harness import Results, main
 
-STEPS, QUICK_STEPS = 600, 400
+STEPS, QUICK_STEPS = 400, 350
 MARKED, QUICK_MARKED = 200, 40
-PAPERS, QUICK_PAPERS = 60, 8
+PAPERS, QUICK_PAPERS = 20, 5
 BY_PEER = 65  # prompts
 GOAL = 0.95
 
