@@ -126,7 +126,7 @@ def _score_system(
 
 def _columns(system: str, pairs: Pairs, batches: list[MeasuredBatch]) -> dict[str, Any]:
     """The columns of a system's row_scores.parquet: metrics that apply to a row at least."""
-    of = [batch.systems[system] for batch in batches]
+    of = [batch.systems.pop(system) for batch in batches]  # and held no longer
     ends = pairs.ends[system]
     columns: dict[str, Any] = {
         **pairs.about,

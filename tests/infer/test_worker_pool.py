@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -51,3 +53,25 @@ def test_a_fault_or_a_killed_process_ends_it_with_what_happened():
         list(pool.map(_fault, [1]))
     with worker_pool(2) as pool, pytest.raises(RunError, match="a process that scored was killed"):
         list(pool.map(_killed_at_three, range(9)))
+
+
+HOLDS_A_POOL = """
+import sys
+from sumzero.infer.worker_pool import worker_pool
+
+if __name__ == "__main__":
+    with worker_pool(2) as pool:
+        print(list(pool.map(abs, range(4))), flush=True)
+        sys.stdin.read()
+"""
+
+
+def test_no_process_outlives_its_parent(tmp_path):
+    script = tmp_path / "holds.py"
+    script.write_text(HOLDS_A_POOL)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, str(script)], **pipes) as parent:
+        assert parent.stdout.readline() == "[0, 1, 2, 3]\n"
+        parent.kill()
+        # Its output ends once nobody holds it any more: the processes too have ended.
+        assert parent.communicate(timeout=60)[0] == ""
