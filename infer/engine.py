@@ -17,6 +17,7 @@ from sumzero.infer.beam_search import search, wanted
 from sumzero.infer.installed_vllm import engine_version, is_eager, is_on_cpu, set_environment
 from sumzero.infer.lora import check_effect, lora_arguments, lora_requests
 
+_ONE: dict[str, Any] = {"max_tokens": 1, "ignore_eos": True, "detokenize": False}
 _LOOKUP = (2, 4)  # so many last tokens are looked up earlier in the text, the longest first
 
 
@@ -26,23 +27,20 @@ class Request:
 
     `document` is what it is about: of several engines one is given all those in a row about the
     same, since it computes once what they begin with alike. Empty is about nothing in common.
-    `adapter` is the folder of the adapters that it runs with. With `scored` nothing is generated:
-    so many last tokens of the prompt are given their log-probabilities.
+    `adapter` is its adapters' folder. With `scored` or `among` only log-probabilities are wanted.
     """
 
     id: str
     prompt_ids: list[int]
     document: str = ""
     adapter: Path | None = None
-    scored: int = 0
+    scored: int = 0  # last tokens of the prompt
+    among: tuple[int, ...] = ()  # next tokens
 
 
 @dataclass(frozen=True)
 class Completion:
-    """A finished request. `seconds` counts from its entry into the engine.
-
-    `logprobs` are those of the tokens that were to be scored, given all before them, in nats.
-    """
+    """A finished request. `seconds` counts from its entry; `logprobs`, in nats, were asked for."""
 
     id: str
     text: str
@@ -147,21 +145,21 @@ def one_token(likeliest: int) -> Any:
     """SamplingParams of a request for the log-probabilities of so many next tokens."""
     from vllm import SamplingParams
 
-    return SamplingParams(
-        max_tokens=1, temperature=0.0, logprobs=likeliest, ignore_eos=True, detokenize=False
-    )
+    return SamplingParams(temperature=0.0, logprobs=likeliest, **_ONE)
 
 
-def scoring() -> Any:
-    """SamplingParams of a request whose prompt is scored; vLLM wants one new token all the same.
+def logprobs_of(request: Request) -> Any:
+    """SamplingParams of a request for log-probabilities, if it is; vLLM makes a token all the same.
 
-    It holds logits of a prompt's tokens that its reckoning of memory leaves out: `batched_tokens`
-    of them at once, each vocabulary x 6 bytes or more.
+    For `scored` it reads no prefix cache, and holds `batched_tokens` x vocabulary x 6 bytes or more
+    of logits that its reckoning of memory leaves out.
     """
     from vllm import SamplingParams
 
-    how = {"prompt_logprobs": 0, "flat_logprobs": True, "ignore_eos": True, "detokenize": False}
-    return SamplingParams(max_tokens=1, temperature=0.0, **how)
+    if request.among:
+        return SamplingParams(temperature=0.0, logprob_token_ids=list(request.among), **_ONE)
+    how = {"prompt_logprobs": 0, "flat_logprobs": True, **_ONE}
+    return SamplingParams(temperature=0.0, **how) if request.scored else None
 
 
 def next_tokens(output: Any) -> dict[int, float]:
@@ -170,14 +168,18 @@ def next_tokens(output: Any) -> dict[int, float]:
     return {id_: found.logprob for id_, found in likeliest.items()}
 
 
-def completion(output: Any, seconds: float, scored: int = 0) -> Completion:
-    """A finished output of vLLM's; that of a prompt to be scored has no text."""
-    if scored:
-        logprobs = tuple(output.prompt_logprobs.logprobs[-scored:])
-        return Completion(output.request_id, "", (), 0, "scored", seconds, logprobs)
-    best = output.outputs[0]
+def completion(output: Any, seconds: float, request: Request | None = None) -> Completion:
+    """A finished output of vLLM's; where only log-probabilities were asked for it has no text."""
+    best, id_ = output.outputs[0], output.request_id
+    if request and (request.among or request.scored):
+        logprobs = (
+            [best.logprobs[0][token].logprob for token in request.among]
+            if request.among
+            else output.prompt_logprobs.logprobs[-request.scored :]
+        )
+        return Completion(id_, "", (), 0, "scored", seconds, tuple(logprobs))
     ids, reason = tuple(best.token_ids), str(best.finish_reason)
-    return Completion(output.request_id, best.text, ids, len(ids), reason, seconds)
+    return Completion(id_, best.text, ids, len(ids), reason, seconds)
 
 
 class Engine:
@@ -227,9 +229,8 @@ class Engine:
             yield from self._search(requests, stop_ids, settings)
             return
         generated = sampling(settings, stop_ids, seed, ignore_eos=ignore_eos)
-        scored = scoring()
         waiting = iter(requests)
-        begun: dict[str, tuple[float, int]] = {}
+        begun: dict[str, tuple[float, Request]] = {}
         more = True
         while more or begun:
             while more and len(begun) < self._settings.max_in_flight:
@@ -240,12 +241,12 @@ class Engine:
                     break
                 if request is None:
                     break
-                begun[request.id] = time.perf_counter(), request.scored
-                self._add(request, scored if request.scored else generated)
+                begun[request.id] = time.perf_counter(), request
+                self._add(request, logprobs_of(request) or generated)
             for output in self._engine.step() if begun else ():
                 if output.finished:
-                    since, count = begun.pop(output.request_id)
-                    yield completion(output, time.perf_counter() - since, count)
+                    since, request = begun.pop(output.request_id)
+                    yield completion(output, time.perf_counter() - since, request)
 
     def _add(self, request: Request, how: Any) -> None:
         prompt = {"prompt_token_ids": request.prompt_ids}

@@ -222,6 +222,7 @@ class Engines:
                     "prompt_ids": request.prompt_ids,
                     "adapter": request.adapter and str(request.adapter),
                     "scored": request.scored,
+                    "among": request.among,
                 }
             )
 

@@ -67,7 +67,7 @@ def _key(explained: Explained) -> str:
 
 
 @dataclass(frozen=True)
-class _Todo:
+class Todo:
     """A summary to be explained; `beside` is what its row says of itself."""
 
     number: int
@@ -82,7 +82,7 @@ def _rows(file: Path) -> dict[str, Row]:
     return {row["id"]: row for row in read_jsonl(file)}
 
 
-def _todo(explained: Explained, chosen: Chosen, there: dict[str, Row]) -> list[_Todo]:
+def _todo(explained: Explained, chosen: Chosen, there: dict[str, Row]) -> list[Todo]:
     """The summaries without a row. Errors are tried again."""
     todo = []
     for place, number in enumerate(chosen.numbers):
@@ -94,11 +94,11 @@ def _todo(explained: Explained, chosen: Chosen, there: dict[str, Row]) -> list[_
         is_there = "error" not in row and row["summary_digest"] == digest
         if not is_there or (is_checked and "check" not in row):
             beside = {"id": id_, "system": explained.system, "summary_digest": digest}
-            todo.append(_Todo(number, text, is_checked, in_parts, beside))
+            todo.append(Todo(number, text, is_checked, in_parts, beside))
     return todo
 
 
-def _make(explained: Explained, todo: Sequence[_Todo], file: Path) -> float:
+def _make(explained: Explained, todo: Sequence[Todo], file: Path) -> float:
     """Appends a row for each. Returns the seconds that the engines took to start."""
     config, model = explained.config, explained.model
     whole, parts = ([x for x in todo if x.in_parts == flag] for flag in (False, True))
@@ -125,12 +125,12 @@ def _make(explained: Explained, todo: Sequence[_Todo], file: Path) -> float:
 
 @dataclass(frozen=True)
 class _Work:
-    todo: _Todo
+    todo: Todo
     explanation: Explanation
     scored: int  # tokens
 
 
-def explanations(engine: Answering, explained: Explained, todo: Sequence[_Todo]) -> Iterator[Row]:
+def explanations(engine: Answering, explained: Explained, todo: Sequence[Todo]) -> Iterator[Row]:
     """A row for each summary, as they finish; one that cannot be explained has its error."""
     config, model = explained.config, explained.model
     records = zip(todo, explained.records(one.number for one in todo), strict=True)

@@ -2,7 +2,7 @@
 
     in   {"settings", "cores"}                           at once: vLLM is imported
          {"model", "max_length", "seed", "adapters", "batched_tokens"}       the engine is made
-         {"stop_ids", "seed"}  {"id", "prompt_ids", "adapter", "scored"} ...  {}         a call
+         {"stop_ids", "seed"}  {"id", "prompt_ids", "adapter", ...} ...  {}         a call
     out  {"ready": seconds}  {"id", "text", "token_ids", ...} ...  or  {"fault": in one line}
 
 `python -m sumzero.infer.worker` is what worker_process.py starts. The lines go over the pipes that
@@ -134,7 +134,8 @@ class _Waiting:
             else:
                 self.count += 1
                 adapter = message.pop("adapter")
-                yield Request(**message, adapter=adapter and Path(adapter))
+                among = tuple(message.pop("among"))
+                yield Request(**message, adapter=adapter and Path(adapter), among=among)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from sumzero.endpoint_settings import Endpoint as Endpoint
 from sumzero.explain_settings import Explain as Explain
+from sumzero.score_settings import Score as Score
 from sumzero.setting import SETTINGS, Count, Positive, Share
 from sumzero.train_settings import Lora as Lora
 from sumzero.train_settings import Train as Train
@@ -245,14 +246,6 @@ class Generate:
         if info.data.get("beams", 2) == 1 and value != _WITHOUT_BEAMS[info.field_name or ""]:
             raise ValueError("has no effect without beams; set generate.beams, 5 for example")
         return value
-
-
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
-class Score:
-    """How summaries are scored."""
-
-    bootstrap: Annotated[int, Field(ge=100)] = 1000
-    """Resamples of the 95% intervals."""
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)

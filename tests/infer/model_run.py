@@ -17,7 +17,9 @@ def write_rows(file, rows):
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def write_run(folder, model_folder, tokenizer, rows, *, source=None, generate=None, **data):
+def write_run(
+    folder, model_folder, tokenizer, rows, *, source=None, generate=None, explain=None, **data
+):
     """The settings of a run whose test split is `rows`, with an export in its folder."""
     file = folder / "test.jsonl"
     write_rows(file, rows)
@@ -25,6 +27,7 @@ def write_run(folder, model_folder, tokenizer, rows, *, source=None, generate=No
     data = {"train": source, "test": source, "max_length": 128, **data}
     generate = {"max_new_tokens": 16, **(generate or {})}
     values = {"name": "run", "runs": str(folder / "runs"), "data": data, "generate": generate}
+    values["explain"] = explain or {}
     made = check(values, "run.toml")
     export = RunFolder.of(made).export
     shutil.copytree(model_folder, export, dirs_exist_ok=True)
