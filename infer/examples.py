@@ -18,7 +18,7 @@ from sumzero.infer.scored import quality
 
 MOST = 1000
 """Records that are shown."""
-LIMITS = (32_000, 16_000, 8_000, 4_000, 2_000)
+LIMITS = (32_000, 16_000, 8_000, 6_000, 4_000, 3_000, 2_000)
 """Characters to which documents may be cut, the first that does."""
 TEXT_LIMIT = 8_000
 """Characters of a summary or reference that are shown."""

@@ -38,7 +38,9 @@ def long_rows(num, characters):
     rows = []
     for number in range(num):
         text = " ".join(rng.choice(WORDS, characters // 4))
-        document = ". ".join(text[i : i + 120] for i in range(0, characters, 120))
+        document = ". ".join(
+            text[i : i + 120].strip().capitalize() for i in range(0, characters, 120)
+        )
         rows.append({"id": f"r{number}", "document": document, "target": text[:80]})
     return rows
 
