@@ -15,7 +15,7 @@ import numpy as np
 from sumzero import __version__
 from sumzero.config import RunConfig
 from sumzero.errors import ConfigError, RunError
-from sumzero.infer import figures, markdown
+from sumzero.infer import figures, score_markdown
 from sumzero.infer.comparison import Column, Comparison, change, columns_of
 from sumzero.infer.examples import LIMITS, Shown, chosen, fitted
 from sumzero.infer.exhibits import exhibits
@@ -81,7 +81,7 @@ def report(config: RunConfig, others: Sequence[RunConfig] = (), *, largest: int 
 def pull_request(config: RunConfig, others: Sequence[RunConfig] = ()) -> str:
     """The scores and comparisons in Markdown; raises as `report`, and where nothing was scored."""
     run = read_scored(config)
-    return markdown.summary(config.name, *scored_columns(run, others))
+    return score_markdown.summary(config.name, *scored_columns(run, others))
 
 
 def scored_columns(
