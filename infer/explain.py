@@ -91,7 +91,11 @@ def _todo(explained: Explained, chosen: Chosen, there: dict[str, Row]) -> list[T
         in_parts = number in chosen.in_parts
         is_checked = place < explained.config.explain.checked and not in_parts
         row = there.get(id_, {"error": "none"})
-        is_there = "error" not in row and row["summary_digest"] == digest
+        is_there = (
+            "error" not in row
+            and row["summary_digest"] == digest
+            and ("in_parts" in row) == in_parts
+        )
         if not is_there or (is_checked and "check" not in row):
             beside = {"id": id_, "system": explained.system, "summary_digest": digest}
             todo.append(Todo(number, text, is_checked, in_parts, beside))

@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 
 from sumzero.infer.answering import Model
-from sumzero.infer.engine import Completion, Failure
 from sumzero.infer.explain import Todo, explanations
 from sumzero.infer.explained import Explained
 from sumzero.infer.generation import Generation
 from sumzero.infer.job import Job
 
-from .model_run import opened, write_run
+from .model_run import Scorer, opened, write_run
 
 NAMES = ("model", "cat", "name", "index", "price", "document")
 SENTENCES = [
@@ -18,33 +17,6 @@ SENTENCES = [
 ]
 DOCUMENT = " ".join(SENTENCES)
 SUMMARY = "A cat. A price."
-NEEDED = ("cat", "price")
-
-
-class Scorer:
-    """Gives each token of a summary sentence -0.5 with the word that it needs, and -3 without."""
-
-    def __init__(self, tokenizer, *, fails=()):
-        self._tokenizer = tokenizer
-        self._fails = fails
-        self.prompts = []
-
-    def generate(self, requests, stop_ids, seed):
-        requests = iter(requests)
-        while given := list(iter(lambda: next(requests, None), None)):
-            for request in reversed(given):  # in any order
-                yield self._scored(request)
-
-    def _scored(self, request):
-        prompt = self._tokenizer.decode(request.prompt_ids[: -request.scored])
-        summary = request.prompt_ids[-request.scored :]
-        self.prompts.append(prompt)
-        if any(word in prompt for word in self._fails):
-            return Failure(request.id, "the engine dies of this row: SIGKILL")
-        first = len(self._tokenizer("A cat.", add_special_tokens=False).input_ids)
-        logprobs = [-0.5 if word in prompt else -3.0 for word in NEEDED]
-        each = [logprobs[0]] * first + [logprobs[1]] * (len(summary) - first)
-        return Completion(request.id, "", (), 0, "scored", 0.1, tuple(each))
 
 
 @pytest.fixture
