@@ -8,7 +8,7 @@ stands around it is the server's affair. For models that others serve: no export
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from sumzero.config import Generate, RunConfig, Source
@@ -17,6 +17,7 @@ from sumzero.infer.echo import tokens
 from sumzero.infer.generation import SYSTEMS
 from sumzero.infer.inputs import Inputs
 from sumzero.infer.questions import all_asked, asking
+from sumzero.infer.reply import generated
 from sumzero.infer.rows import Row
 from sumzero.prompt import Truncation, user_text
 from sumzero.records import Record
@@ -80,6 +81,18 @@ class Remote:
         return cls(model, f"{parts.scheme}://{parts.netloc.lower()}{path}")
 
 
+class Asking(Protocol):
+    """What is asked of a remote model, and how its replies are read."""
+
+    remote: Remote
+
+    def ask(self, record: Record, source: Source) -> tuple[Row, dict[str, Any] | None]:
+        """See `Chat.ask`."""
+
+    def read(self, reply: Any) -> Row:
+        """See `Chat.read`."""
+
+
 class Chat:
     """What records are asked of a remote model, and `made_by`, what its generation is made by."""
 
@@ -117,6 +130,10 @@ class Chat:
         text = user_text(document, self._asked(record, source), record.instruction)
         messages = [{"role": "user", "content": text}]
         return row, {"model": self.remote.model, "messages": messages, **self._sampling}
+
+    def read(self, reply: Any) -> Row:
+        """What a row has of a server's reply. Raises ValueError where it is none."""
+        return generated(reply)
 
     def each(
         self, records: Iterable[tuple[Record, Source]]

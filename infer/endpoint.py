@@ -29,8 +29,8 @@ import aiohttp
 from sumzero import __version__
 from sumzero.config import Endpoint, Source
 from sumzero.errors import ConfigError, RunError
-from sumzero.infer.chat import Chat
-from sumzero.infer.reply import error_code, generated, one_line, retry_after, said
+from sumzero.infer.chat import Asking
+from sumzero.infer.reply import error_code, one_line, retry_after, said
 from sumzero.infer.rows import Row
 from sumzero.log import logger
 from sumzero.records import Record
@@ -61,7 +61,7 @@ class _Answer(NamedTuple):
 
 
 def answers(
-    chat: Chat, records: Iterator[tuple[Record, Source]], settings: Endpoint
+    chat: Asking, records: Iterator[tuple[Record, Source]], settings: Endpoint
 ) -> Iterator[Row]:
     """A row for each record, as the server answers.
 
@@ -124,7 +124,7 @@ def _doubted(server: "_Server", found: Iterator[_Answer], most: int) -> Iterator
 class _Server:
     """The chat route of a server; `num_answered` counts its answers so far."""
 
-    def __init__(self, chat: Chat, settings: Endpoint) -> None:
+    def __init__(self, chat: Asking, settings: Endpoint) -> None:
         assert chat.remote.address
         self.num_answered = 0
         self._address = chat.remote.address
@@ -243,7 +243,7 @@ class _Server:
             reply = None
         if status == 200:
             try:
-                return generated(reply)
+                return self._chat.read(reply)
             except ValueError as error:
                 raise _Again(str(error), busy=False) from None
         reason = f"HTTP {status}: {said(reply, self._key) or 'no reason given'}"

@@ -18,6 +18,7 @@ from sumzero.infer.beam_search import search, wanted
 from sumzero.infer.installed_vllm import engine_version, is_eager, is_on_cpu, set_environment
 from sumzero.infer.lora import check_effect, lora_arguments, lora_requests
 
+_ONE: dict[str, Any] = {"max_tokens": 1, "ignore_eos": True, "detokenize": False}
 _LOOKUP = (2, 4)  # so many last tokens are looked up earlier in the text, the longest first
 
 
@@ -27,18 +28,20 @@ class Request:
 
     `document` is what it is about: of several engines one is given all those in a row about the
     same, since it computes once what they begin with alike. Empty is about nothing in common.
-    `adapter` is the folder of the adapters that it runs with.
+    `adapter` is its adapters' folder. With `scored` or `among` only log-probabilities are wanted.
     """
 
     id: str
     prompt_ids: list[int]
     document: str = ""
     adapter: Path | None = None
+    scored: int = 0  # last tokens of the prompt
+    among: tuple[int, ...] = ()  # next tokens
 
 
 @dataclass(frozen=True)
 class Completion:
-    """A finished request. `seconds` counts from its entry into the engine."""
+    """A finished request. `seconds` counts from its entry; `logprobs`, in nats, were asked for."""
 
     id: str
     text: str
@@ -46,6 +49,7 @@ class Completion:
     output_tokens: int
     finish_reason: str
     seconds: float
+    logprobs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,11 +73,12 @@ def engine_arguments(
     max_length: int,
     seed: int,
     adapters: Sequence[Path] = (),
+    batched_tokens: int | None = None,
 ) -> dict[str, Any]:
     """vLLM's engine arguments by name, and the environment that it reads when it is imported.
 
     `max_length` bounds prompt and output together, in tokens; `adapters` are all those that
-    requests may run with.
+    requests may run with; `batched_tokens` are computed at once, where vLLM is not to choose.
     """
     on_cpu, eager = is_on_cpu(), is_eager(settings)
     set_environment(settings)
@@ -91,6 +96,8 @@ def engine_arguments(
         }
     if settings.beams > 1:
         device["max_logprobs"] = -1  # as many as a search wants
+    if batched_tokens is not None:  # vLLM refuses fewer than one a sequence
+        device["max_num_batched_tokens"] = max(batched_tokens, settings.max_in_flight)
     return {
         "model": str(model),
         "dtype": settings.dtype,
@@ -140,9 +147,21 @@ def one_token(likeliest: int) -> Any:
     """SamplingParams of a request for the log-probabilities of so many next tokens."""
     from vllm import SamplingParams
 
-    return SamplingParams(
-        max_tokens=1, temperature=0.0, logprobs=likeliest, ignore_eos=True, detokenize=False
-    )
+    return SamplingParams(temperature=0.0, logprobs=likeliest, **_ONE)
+
+
+def logprobs_of(request: Request) -> Any:
+    """SamplingParams of a request for log-probabilities, if it is; vLLM makes a token all the same.
+
+    For `scored` it reads no prefix cache, and holds `batched_tokens` x vocabulary x 6 bytes or more
+    of logits that its reckoning of memory leaves out.
+    """
+    from vllm import SamplingParams
+
+    if request.among:
+        return SamplingParams(temperature=0.0, logprob_token_ids=list(request.among), **_ONE)
+    how = {"prompt_logprobs": 0, "flat_logprobs": True, **_ONE}
+    return SamplingParams(temperature=0.0, **how) if request.scored else None
 
 
 def next_tokens(output: Any) -> dict[int, float]:
@@ -151,11 +170,18 @@ def next_tokens(output: Any) -> dict[int, float]:
     return {id_: found.logprob for id_, found in likeliest.items()}
 
 
-def completion(output: Any, seconds: float) -> Completion:
-    """A finished output of vLLM's."""
-    best = output.outputs[0]
+def completion(output: Any, seconds: float, request: Request | None = None) -> Completion:
+    """A finished output of vLLM's; where only log-probabilities were asked for it has no text."""
+    best, id_ = output.outputs[0], output.request_id
+    if request and (request.among or request.scored):
+        logprobs = (
+            [best.logprobs[0][token].logprob for token in request.among]
+            if request.among
+            else output.prompt_logprobs.logprobs[-request.scored :]
+        )
+        return Completion(id_, "", (), 0, "scored", seconds, tuple(logprobs))
     ids, reason = tuple(best.token_ids), str(best.finish_reason)
-    return Completion(output.request_id, best.text, ids, len(ids), reason, seconds)
+    return Completion(id_, best.text, ids, len(ids), reason, seconds)
 
 
 class Engine:
@@ -168,13 +194,11 @@ class Engine:
         max_length: int,
         seed: int,
         adapters: Sequence[Path] = (),
+        batched_tokens: int | None = None,
     ) -> None:
-        """Starts the engine. `max_length` bounds prompt and output together, in tokens.
-
-        `adapters` are folders in peft's format: those that requests may run with.
-        """
+        """Starts the engine; see `engine_arguments`. `adapters` are folders in peft's format."""
         self.version = engine_version()
-        arguments = engine_arguments(model, settings, max_length, seed, adapters)
+        arguments = engine_arguments(model, settings, max_length, seed, adapters, batched_tokens)
         from vllm import EngineArgs, LLMEngine
 
         self._loras = lora_requests(adapters)
@@ -206,9 +230,9 @@ class Engine:
         if settings.beams > 1:
             yield from self._search(requests, stop_ids, settings)
             return
-        how = sampling(settings, stop_ids, seed, ignore_eos=ignore_eos)
+        generated = sampling(settings, stop_ids, seed, ignore_eos=ignore_eos)
         waiting = iter(requests)
-        begun: dict[str, float] = {}
+        begun: dict[str, tuple[float, Request]] = {}
         more = True
         while more or begun:
             while more and len(begun) < self._settings.max_in_flight:
@@ -219,11 +243,12 @@ class Engine:
                     break
                 if request is None:
                     break
-                begun[request.id] = time.perf_counter()
-                self._add(request, how)
+                begun[request.id] = time.perf_counter(), request
+                self._add(request, logprobs_of(request) or generated)
             for output in self._engine.step() if begun else ():
                 if output.finished:
-                    yield completion(output, time.perf_counter() - begun.pop(output.request_id))
+                    since, request = begun.pop(output.request_id)
+                    yield completion(output, time.perf_counter() - since, request)
 
     def _add(self, request: Request, how: Any) -> None:
         prompt = {"prompt_token_ids": request.prompt_ids}

@@ -91,17 +91,20 @@ class Engines:
         *,
         most: int | None = None,
         crew: Crew | None = None,
+        batched_tokens: int | None = None,
     ) -> None:
         """Starts as many as this machine has places for, at most `most`, and waits for them.
 
-        With `crew`, in its processes; the others of them are ended. Raises ConfigError where there
-        is no place, RunError where one does not start.
+        `batched_tokens` is for `engine.engine_arguments`. With `crew`, in its processes; the others
+        of them are ended. Raises ConfigError where there is no place, RunError where one does not
+        start.
         """
         self._job: Message = {
             "model": str(model),
             "max_length": max_length,
             "seed": seed,
             "adapters": list(map(str, adapters)),
+            "batched_tokens": batched_tokens,
         }
         self._settings = settings
         at_once = max(1, settings.max_in_flight // settings.beams)
@@ -218,6 +221,8 @@ class Engines:
                     "id": request.id,
                     "prompt_ids": request.prompt_ids,
                     "adapter": request.adapter and str(request.adapter),
+                    "scored": request.scored,
+                    "among": request.among,
                 }
             )
 
@@ -247,7 +252,8 @@ class Engines:
             request = seat.given.pop(message["id"])
             seat.load -= self._cost(request)
             seat.answered += len(request.prompt_ids) + message["output_tokens"]
-            yield Completion(**{**message, "token_ids": tuple(message["token_ids"])})
+            tuples = {name: tuple(message[name]) for name in ("token_ids", "logprobs")}
+            yield Completion(**{**message, **tuples})
         if not seat.given:
             seat.is_trying = bool(seat.suspects)
             if seat.is_trying:

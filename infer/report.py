@@ -1,124 +1,206 @@
-"""Scores, curves and examples -> one self-contained report.html.
+"""A run's scores, curves and examples -> one self-contained report.html, of at most 5 MB.
 
-Everything from the data is escaped by the template engine; the page loads nothing.
+Whatever of the run is there is told: a training that goes on has curves and no scores yet, a model
+of others has scores and no training. Other runs on the same records are compared with the first.
 """
 
 import json
-from itertools import islice
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
+import numpy as np
 
+from sumzero import __version__
 from sumzero.config import RunConfig
 from sumzero.errors import ConfigError, RunError
-from sumzero.infer.generation import finished_generations
-from sumzero.infer.questions import each_record
-from sumzero.infer.rouge import rouge
-from sumzero.runfolder import RunFolder, atomic_file, read_json, read_jsonl
+from sumzero.infer import figures, score_markdown
+from sumzero.infer.comparison import Column, Comparison, change, columns_of
+from sumzero.infer.examples import LIMITS, Shown, chosen, fitted
+from sumzero.infer.exhibits import exhibits
+from sumzero.infer.metric_names import TOLD_OTHERWISE, title
+from sumzero.infer.model_card import write_model_card
+from sumzero.infer.plots import KINDS, shape
+from sumzero.infer.report_page import render_page
+from sumzero.infer.scored import Scored, ranked_by, read_scored
+from sumzero.infer.support import read_explanations
+from sumzero.infer.training_curves import training_curves
+from sumzero.log import logger
+from sumzero.runfolder import atomic_file, read_jsonl
+from sumzero.status import training
 
-_MAX_EXAMPLES = 200
-_MAX_CHARACTERS = 4000  # of a document that is shown
-_WIDTH, _HEIGHT = 640, 160  # of a curve, in pixels
+LARGEST = 5_000_000
+"""Bytes of a page."""
+_MARGIN = 256  # of them, for what is said of the examples
+FLAGS = {
+    "failed": "failed",
+    "empty": "empty",
+    "unfaithful": "unfaithful",
+    "length": "stopped by length",
+    "truncated": "document cut",
+}
+METHODS = {"ablation": "ablation", "overlap": "words in common"}
+"""How each method of `support.METHODS` is called on the page."""
 
 
-def report(config: RunConfig) -> Path:
-    """Writes `report.html` for a scored run and returns its path. Raises RunError if unscored."""
-    if not config.data.test:
-        raise ConfigError("data.test: no records to report on; set data.test.path")
-    folder = RunFolder.of(config)
-    scores = read_json(folder.scores, "sumzero score RUN.toml")
+def report(config: RunConfig, others: Sequence[RunConfig] = (), *, largest: int = LARGEST) -> Path:
+    """Writes `report.html` into the run's folder, and the card of its export; returns the page.
+
+    As many examples are in it as have room in `largest` bytes.
+    Raises RunError where there is nothing to tell, or where another run is not of the same
+    records, DataError where the test records cannot be read.
+    """
+    run = read_scored(config)
+    folder = run.folder
     events = read_jsonl(folder.root / "events.jsonl")
-    steps = [event for event in events if event["event"] == "step"]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html.jinja").render(
-        name=config.name,
-        model=config.model.path,
-        systems=scores["systems"],
-        metrics=_metrics_of_all(scores["systems"]),
-        generations={
-            system: found.manifest for system, found in finished_generations(folder).items()
-        },
-        data=_optional(folder.data_report),
-        plan=_optional(folder.plan),
-        machine=_optional(folder.environment),
-        stages=[event for event in events if event["event"] == "stage"],
-        loss=_curve([(step["step"], step["loss"]) for step in steps]),
-        speed=_curve([(step["step"], step["tokens_per_second"]) for step in steps]),
-        examples=_examples(config, folder),
-        config=folder.config.read_text(encoding="utf-8") if folder.config.is_file() else "",
-    )
+    told = _told(run, events)
+    if not run.systems:
+        if others or (not events and told["data"] is None):
+            raise RunError(
+                f"{folder.scores} is missing; run `sumzero score RUN.toml` first, after "
+                "`sumzero generate RUN.toml`"
+            )
+        logger.warning("%s is missing: the report has no scores yet", folder.scores)
+        page = render_page(told, None)
+    else:
+        columns, comparisons = scored_columns(run, others)
+        told |= _scores(columns, comparisons)
+        told["explained"] = _explained(run)
+        browser, examples = _browser(columns, comparisons)
+        rows = len(columns[0].rows.ids)
+        bare = render_page(told | {"shown": Shown([], rows, LIMITS[0], 1)}, browser)
+        shown = fitted(examples, rows=rows, room=largest - len(bare) - _MARGIN)
+        page = render_page(told | {"shown": shown}, browser | {"examples": shown.examples})
     with atomic_file(folder.report) as out:
-        out.write(page)
+        out.write(page.decode())
+    write_model_card(run, told)
     return folder.report
 
 
-def _metrics_of_all(systems: dict[str, Any]) -> list[str]:
-    """The metrics that every system has, in their order."""
-    first, *others = (found["metrics"] for found in systems.values())
-    return [name for name in first if all(name in other for other in others)]
+def pull_request(config: RunConfig, others: Sequence[RunConfig] = ()) -> str:
+    """The scores and comparisons in Markdown; raises as `report`, and where nothing was scored."""
+    run = read_scored(config)
+    return score_markdown.summary(config.name, *scored_columns(run, others))
 
 
-def _examples(config: RunConfig, folder: RunFolder) -> list[dict[str, Any]]:
-    records = each_record(config.data.test, need_targets=True)
-    shown = [record for record, _ in islice(records, _MAX_EXAMPLES)]
-    ids = {record.id for record in shown}
-    texts: dict[str, dict[str, str]] = {
-        system: {
-            row["id"]: str(row.get("text", row.get("error", "")))
-            for row in found.each_row()
-            if row["id"] in ids
-        }
-        for system, found in finished_generations(folder).items()
-    }
-    if any(record.id not in by_id for by_id in texts.values() for record in shown):
-        raise RunError(f"{folder.scores}: the records have changed; run `sumzero score` again")
-    values = {
-        system: rouge([r.targets for r in shown], [by_id[r.id] for r in shown])["rougeL"]
-        for system, by_id in texts.items()
-    }
-    return [
-        {
-            "id": record.id,
-            "document": record.document[:_MAX_CHARACTERS],
-            "cut": len(record.document) > _MAX_CHARACTERS,
-            "targets": record.targets,
-            "outputs": {
-                system: {"text": by_id[record.id], "rougeL": 100 * values[system][index]}
-                for system, by_id in texts.items()
-            },
-        }
-        for index, record in enumerate(shown)
-    ]
+def scored_columns(
+    run: Scored, others: Sequence[RunConfig]
+) -> tuple[list[Column], list[Comparison]]:
+    """As `columns_of`; raises ConfigError where the run has no test records any more."""
+    if run.systems and not run.config.data.test:
+        raise ConfigError("data.test: no records to report on; set data.test.path")
+    return columns_of(run, others)
 
 
-def _curve(points: list[tuple[float, float]]) -> dict[str, Any] | None:
-    """An SVG polyline through the points, and the numbers at its ends; None below two points."""
-    if len(points) < 2:
-        return None
-    xs, ys = zip(*points, strict=True)
-    low, high = min(ys), max(ys)
-    span_x, span_y = (xs[-1] - xs[0]) or 1, (high - low) or 1
-    path = " ".join(
-        f"{_WIDTH * (x - xs[0]) / span_x:.1f},{_HEIGHT * (1 - (y - low) / span_y):.1f}"
-        for x, y in points
-    )
+def _told(run: Scored, events: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the page says of the run itself."""
+    config, folder = run.config, run.folder
+    state = training(folder) if folder.root.is_dir() else None
     return {
-        "points": path,
-        "width": _WIDTH,
-        "height": _HEIGHT,
-        "first": ys[0],
-        "last": ys[-1],
-        "low": low,
-        "high": high,
-        "steps": xs[-1],
+        "name": config.name,
+        "version": __version__,
+        "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "notes": _notes(run, state),
+        "state": state,
+        "model": config.model.path,
+        "export": _optional(folder.export / "export.json"),
+        "sources": config.data.train,
+        "data": _optional(folder.data_report),
+        "plan": _optional(folder.plan),
+        "machine": _optional(folder.environment),
+        "stages": [event for event in events if event["event"] == "stage"],
+        "training": figures.training_figures(training_curves(events)),
+        "generations": {name: found.manifest for name, found in run.generations.items()},
+        "settings": folder.config.read_text(encoding="utf-8") if folder.config.is_file() else "",
+        "systems": run.systems,
+        "shown": None,
+        "explained": "",
+        "title": title,
     }
+
+
+def _notes(run: Scored, state: dict[str, Any] | None) -> list[str]:
+    """What readers must know before they believe the page."""
+    notes = []
+    if state and state["state"] in ("running", "starting", "preempted", "stalled", "stopped"):
+        at = f" at step {state['step']:,} of {state['steps']:,}" if state["steps"] else ""
+        notes.append(f"The training has not finished: it is {state['state']}{at}.")
+    if not run.systems:
+        notes.append(
+            "Nothing has been scored yet: run sumzero generate, sumzero score, and this again."
+        )
+    return notes + [f"Not scored: {what}" for what in run.left_out]
+
+
+def _scores(columns: Sequence[Column], comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """What the page says of scores."""
+    main = columns[0]
+    return {
+        "columns": columns,
+        "main": main,
+        "headline": next(iter(ranked_by(main.rows)), ""),
+        "marks": [shape(kind) for kind in range(KINDS)],
+        "scores": figures.score_figures(columns),
+        "slices": figures.slice_figures(main),
+        "length_plot": figures.length_figure(columns, main.run.config.seed),
+        "distributions": figures.distribution_figures(columns),
+        "comparisons": [
+            (one.column.label, one.found, figures.difference_figure(main, one))
+            for one in comparisons
+        ],
+    }
+
+
+def _browser(
+    columns: Sequence[Column], comparisons: Sequence[Comparison]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What report.js is given, as yet without examples, and those by their rank."""
+    main = columns[0]
+    changes = [change(main, one.column) for one in comparisons]
+    numbers = chosen(main.rows, changes, seed=main.run.config.seed)
+    every = dict.fromkeys(name for column in columns for name in column.rows.metrics)
+    metrics = [name for name in every if name not in TOLD_OTHERWISE]
+    examples = exhibits(columns, numbers, metrics)
+    for example in examples:
+        example["changes"] = [_rounded(of_rows[example["row"]]) for of_rows in changes]
+    browser = {
+        "systems": [column.label for column in columns],
+        "metrics": [title(name) for name in metrics],
+        "quality": _quality_title(main),
+        "flags": FLAGS,
+        "methods": METHODS,
+        "examples": [],
+    }
+    return browser, examples
+
+
+def _explained(run: Scored) -> str:
+    """What is to be known of the sources that light up."""
+    about = read_explanations(run.folder.root, ()).about
+    told = ["Words in common are n-grams that both sentences have, by their rarity: from 0 to 1."]
+    method = about.get("method")
+    if isinstance(method, dict) and "weights" in method:
+        told.insert(0, f"Ablation is the {method['weights']}.")
+    checked = about.get("faithfulness") or {}
+    if checked.get("lds"):
+        ranks = ", ".join(
+            f"{name.replace('_', ' ')} {one['value']:.2f} ({one['low']:.2f} to {one['high']:.2f})"
+            for name, one in checked["lds"].items()
+        )
+        told.append(
+            f"Rank correlation of what they tell with what happens when sentences are left out "
+            f"(LDS), over {checked.get('lds_summaries')} summaries: {ranks}."
+        )
+    return " ".join(told)
+
+
+def _quality_title(column: Column) -> str:
+    return " or ".join(title(name) for name in ranked_by(column.rows))
+
+
+def _rounded(value: float) -> float | None:
+    return None if np.isnan(value) else round(float(value), 2)
 
 
 def _optional(file: Path) -> Any:

@@ -5,6 +5,7 @@ only numbers are kept. Intervals are bootstrapped over records, of all of them a
 task, language, length of the document, and by what was cut (slices.py).
 """
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -14,8 +15,9 @@ from sumzero.config import RunConfig
 from sumzero.errors import ConfigError, RunError
 from sumzero.infer import bleu
 from sumzero.infer.bootstrap import FloatArray, Interval, intervals
+from sumzero.infer.faithfulness import Faithfulness
 from sumzero.infer.generation import Generation, finished_generations
-from sumzero.infer.measures import COLUMNS, MeasuredBatch, measure, signatures
+from sumzero.infer.measures import COLUMNS, Batch, MeasuredBatch, measure, signatures
 from sumzero.infer.pairs import Pairs, unfinished
 from sumzero.infer.row_scores import STATISTICS, write_row_scores
 from sumzero.infer.slices import Slice, slices
@@ -46,10 +48,12 @@ def score(config: RunConfig) -> dict[str, Any]:
         )
     rows = sum(generation.manifest["rows"] for generation in generations.values())
     pairs = Pairs(config, generations)
-    with worker_pool(cores() if rows >= _WORTH_PROCESSES else 1) as pool:
-        found = _measured(pairs, pool, max(one.manifest["rows"] for one in generations.values()))
+    processes = cores() if rows >= _WORTH_PROCESSES else 1
+    with Faithfulness(config) as faithful, worker_pool(processes) as pool:
+        passing = faithful.passing(pairs)
+        found = _measured(passing, pool, max(one.manifest["rows"] for one in generations.values()))
         systems = {
-            system: _score_system(system, generation, config, (pairs, found), pool)
+            system: _score_system(system, generation, config, (pairs, found, faithful), pool)
             for system, generation in generations.items()
             if system not in pairs.left_out
         }
@@ -63,10 +67,10 @@ def score(config: RunConfig) -> dict[str, Any]:
     return scores
 
 
-def _measured(pairs: Pairs, pool: WorkerPool, total: int) -> list[MeasuredBatch]:
+def _measured(batches: Iterable[Batch], pool: WorkerPool, total: int) -> list[MeasuredBatch]:
     found = []
     with progress(iter(()), "scoring", total=total, unit=" records") as bar:
-        for batch in pool.map(measure, pairs):
+        for batch in pool.map(measure, batches):
             found.append(batch)
             bar.update(len(batch.document_words))
     return found
@@ -76,12 +80,14 @@ def _score_system(
     system: str,
     generation: Generation,
     config: RunConfig,
-    measured: tuple[Pairs, list[MeasuredBatch]],
+    measured: tuple[Pairs, list[MeasuredBatch], Faithfulness],
     pool: WorkerPool,
 ) -> dict[str, Any]:
     """Writes a system's row_scores.parquet, and returns its part of scores.json."""
-    pairs, batches = measured
+    pairs, batches, faithful = measured
     columns = _columns(system, pairs, batches)
+    by_models = faithful.columns(system)
+    columns |= by_models
     num = len(columns["id"])
     values = {name: columns[name] for name in COLUMNS if name in columns}
     counts = {x: columns[x + STATISTICS] for x in bleu.METRICS if x + STATISTICS in columns}
@@ -90,6 +96,8 @@ def _score_system(
         for task, names in batch.tokenizers.items():
             tokenizers.setdefault(task, set()).update(names)
     signed = signatures([*values, *counts], tokenizers, pairs.translated)
+    signed |= {name: faithful.signatures[name] for name in by_models}
+    values |= by_models
     write_row_scores(generation, columns, signatures=signed, references=pairs.references)
     parts = slices(columns)
     every = Slice("", "", np.ones(num, np.bool_))

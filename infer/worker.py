@@ -1,8 +1,8 @@
 """The process of one engine: what it is to run and prompts in, completions out, as JSON lines.
 
     in   {"settings", "cores"}                           at once: vLLM is imported
-         {"model", "max_length", "seed", "adapters"}     the engine is made
-         {"stop_ids", "seed"}  {"id", "prompt_ids", "adapter"} ...  {}            a call
+         {"model", "max_length", "seed", "adapters", "batched_tokens"}       the engine is made
+         {"stop_ids", "seed"}  {"id", "prompt_ids", "adapter", ...} ...  {}         a call
     out  {"ready": seconds}  {"id", "text", "token_ids", ...} ...  or  {"fault": in one line}
 
 `python -m sumzero.infer.worker` is what worker_process.py starts. The lines go over the pipes that
@@ -108,6 +108,7 @@ def _started(channel: Channel) -> "Engine":
         job["max_length"],
         job["seed"],
         list(map(Path, job["adapters"])),
+        job["batched_tokens"],
     )
     channel.send({"ready": round(time.perf_counter() - begun, 3)})
     return engine
@@ -133,7 +134,8 @@ class _Waiting:
             else:
                 self.count += 1
                 adapter = message.pop("adapter")
-                yield Request(**message, adapter=adapter and Path(adapter))
+                among = tuple(message.pop("among"))
+                yield Request(**message, adapter=adapter and Path(adapter), among=among)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ trained.
 """
 
 import hashlib
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,7 @@ from sumzero.log import logger
 from sumzero.prompt import PromptRenderer
 from sumzero.runfile import as_dict
 from sumzero.runfolder import RunFolder, alone, atomic_folder, write_json
+from sumzero.stamp import is_ours
 from sumzero.train import checkpoint
 from sumzero.train.examples import check_prepared
 from sumzero.train.final_weights import Adapters, merged, trained
@@ -109,6 +111,7 @@ def export(
         if form == "adapter":
             about[BASE_DIGEST] = weights_digest(local_folder(path, revision))
         write_json(partial / ABOUT, about)
+        _keep_card(made, partial)
         if check:
             check(partial)
     logger.info("exported %s to %s", where.name, made)
@@ -139,6 +142,13 @@ def _check(config: RunConfig, folder: RunFolder, where: Path) -> None:
             f"{where}: was trained with train.lora = {then}, and not {lora}; export with the run "
             "file that it was trained with"
         )
+
+
+def _keep_card(before: Path, folder: Path) -> None:
+    """A README.md that a user has written, or changed, outlives the export that it lies in."""
+    card = before / "README.md"
+    if card.is_file() and not is_ours(card):
+        shutil.copy2(card, folder)
 
 
 @contextmanager

@@ -162,14 +162,6 @@ def status(options: argparse.Namespace) -> int:
     return 0
 
 
-def report(options: argparse.Namespace) -> int:
-    """The page."""
-    from sumzero.infer.report import report
-
-    print(report(config_of(options)))
-    return 0
-
-
 def serve(options: argparse.Namespace) -> int:
     """The server."""
     from sumzero.infer.serve import Listen, serve

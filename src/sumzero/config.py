@@ -15,6 +15,8 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from sumzero.endpoint_settings import Endpoint as Endpoint
+from sumzero.explain_settings import Explain as Explain
+from sumzero.score_settings import Score as Score
 from sumzero.setting import SETTINGS, Count, Positive, Share
 from sumzero.train_settings import Lora as Lora
 from sumzero.train_settings import Train as Train
@@ -247,14 +249,6 @@ class Generate:
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
-class Score:
-    """How summaries are scored."""
-
-    bootstrap: Annotated[int, Field(ge=100)] = 1000
-    """Resamples of the 95% intervals."""
-
-
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
 class RunConfig:
     """A whole run."""
 
@@ -269,3 +263,4 @@ class RunConfig:
     generate: Generate = Generate()
     endpoint: Endpoint = Endpoint()
     score: Score = Score()
+    explain: Explain = Explain()

@@ -1,7 +1,9 @@
 """Subcommands that score and report, with their options."""
 
-from sumzero import commands
-from sumzero.subcommands import Subcommands
+from sumzero import commands, explain_command
+from sumzero.compare_command import add_compare
+from sumzero.report_command import add_report
+from sumzero.subcommands import Subcommands, count
 
 
 def add_evaluation(to: Subcommands) -> None:
@@ -25,4 +27,19 @@ def add_evaluation(to: Subcommands) -> None:
         "sumzero score-checkpoints runs/scitldr --follow",
     )
     scored.add_argument("--follow", action="store_true", help="go on until the training has ended")
-    to.add_stage("report", commands.report, "Write report.html.", "sumzero report runs/scitldr")
+    add_compare(to)
+    add_report(to)
+    explain = to.add_stage(
+        "explain",
+        explain_command.explain,
+        "Find out which sentences of its document each sentence of a summary depends on.",
+        "sumzero explain runs/scitldr --sample 50",
+    )
+    explain.add_argument(
+        "--system", default="finetuned", help="whose summaries: finetuned (default) or untrained"
+    )
+    explain.add_argument("--sample", type=count, default=200, help="how many; default: 200")
+    explain.add_argument(
+        "--id", action="append", metavar="ID", help="of this record; may be given several times"
+    )
+    explain.add_argument("--json", action="store_true", help="print one JSON object")

@@ -108,6 +108,16 @@ class PromptRenderer:
         """Token ids of user texts, in parallel. No control token is among them."""
         return self._user_text.encode(texts)
 
+    def document_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """`encode_text` of one document, and the characters of it that each token stands for."""
+        return self._user_text.encode_spans(text)
+
+    def target_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """`encode_targets` of one text without its end of turn, and its characters as above."""
+        ids, spans = self._user_text.encode_spans(self._lead + text)
+        back = len(self._lead)
+        return ids, [(max(0, begin - back), max(0, end - back)) for begin, end in spans]
+
     def encode_targets(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids to learn for targets: text and end of turn.
 

@@ -41,6 +41,7 @@ class RunFolder:
         self.inputs = root / "inputs"
         self.generations = root / "generations"
         self.scores = root / "scores.json"
+        self.attributions = root / "attributions.jsonl"
         self.report = root / "report.html"
         self.events = Events(root / "events.jsonl")
 

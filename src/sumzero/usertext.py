@@ -29,7 +29,14 @@ class UserText:
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of texts, in parallel. Raises DataError where only a control token would do."""
         found = self._plain.encode_batch_fast(texts, add_special_tokens=False)
-        encoded = [item.ids for item in found]
+        return self._checked([item.ids for item in found])
+
+    def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """The same of one text, and the characters of it that each token stands for."""
+        found = self._plain.encode(text, add_special_tokens=False)
+        return self._checked([found.ids])[0], found.offsets
+
+    def _checked(self, encoded: list[list[int]]) -> list[list[int]]:
         for ids in encoded:
             left = self.control_ids.intersection(ids)
             if left:  # unknown characters become the end of text: the tokenizer has no other token

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from transformers import GenerationConfig
@@ -152,6 +153,53 @@ def test_what_goes_round_in_circles_is_ended(made):
         if one.finish_reason == "repetition":
             assert _circles(one.token_ids)
         assert not _circles(one.token_ids[:-1])
+
+
+def _scored(prompts):
+    """Requests for the last half of the tokens, and at least one."""
+    return [Request(f"{i}", ids, scored=1 + len(ids) // 2) for i, ids in enumerate(prompts)]
+
+
+def _logprobs(engine, requests):
+    settings = Generate(max_new_tokens=NEW)
+    found = {done.id: done for done in engine.generate(requests, [], 0, settings=settings)}
+    assert len(found) == len(requests)
+    return [np.array(found[one.id].logprobs) for one in requests]
+
+
+def _by_transformers(model, one, dtype):
+    with torch.no_grad():
+        logits = model.to(dtype)(torch.tensor([one.prompt_ids])).logits[0, -one.scored - 1 : -1]
+    wanted = torch.tensor(one.prompt_ids[-one.scored :])[:, None]
+    return logits.log_softmax(-1).gather(1, wanted)[:, 0].double().numpy()
+
+
+def test_given_tokens_are_scored_as_transformers_scores_them(engine, model, prompts):
+    """Both are float32: each may be as far from float64 as its own order of sums makes it."""
+    requests = _scored(prompts)
+    errors = []
+    for found, one in zip(_logprobs(engine, requests), requests, strict=True):
+        assert len(found) == one.scored
+        exact = _by_transformers(model, one, torch.float64)
+        theirs = _by_transformers(model, one, torch.float32)
+        assert np.ptp(exact) > 1 or one.scored < 5
+        errors.append([np.abs(x - exact).max() for x in (found, theirs)])
+    ours, theirs = np.max(errors, axis=0)
+    assert 0 < ours <= 4 * theirs < 1e-4
+
+
+def test_a_score_does_not_depend_on_what_is_scored_or_generated_beside_it(engine, made, prompts):
+    """But for rounding: matrices of other sizes may be multiplied in another order."""
+    requests = _scored(prompts)
+    together = _logprobs(engine, requests)
+    others = [Request(f"new {i}", ids) for i, ids in enumerate(prompts)]
+    mixed = _logprobs(engine, [x for pair in zip(others, requests, strict=True) for x in pair])
+    for number, one in enumerate(requests):
+        alone = _logprobs(engine, [one])[0]
+        for found in (together[number], mixed[2 * number + 1]):
+            np.testing.assert_allclose(found, alone, rtol=0, atol=2e-5)
+        assert not len(mixed[2 * number])
+    assert [one.token_ids for one in made([])] == [one.token_ids for one in made([])]
 
 
 def _circles(ids):

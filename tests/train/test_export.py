@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sumzero.cli import main
 from sumzero.contract import open_contract
+from sumzero.stamp import stamped
 from sumzero.train.adapters import scale
 from sumzero.train.export import export
 from sumzero.weights_digest import weights_digest
@@ -49,6 +50,17 @@ def test_every_weight_is_what_was_trained(case, name):
     assert names == one.live.keys()
     for parameter, value in model.named_parameters():
         assert torch.equal(value, one.live[parameter].to(dtype)), parameter
+
+
+def test_a_card_that_a_user_has_written_outlives_an_export(case):
+    one = case(WHOLE[0])
+    card = export(one.config) / "README.md"
+    card.write_text("Mine.")
+    export(one.config)
+    assert card.read_text() == "Mine."
+    card.write_text(stamped("Ours, of other weights."))
+    export(one.config)
+    assert not card.exists()
 
 
 @pytest.mark.parametrize("name", WHOLE)
