@@ -55,8 +55,8 @@ def write_run(folder: Path, rows: int, steps: int) -> tuple[Path, list[Marked]]:
         vocab_size=VOCABULARY,
         hidden_size=64,
         num_layers=2,
-        num_heads=4,
-        num_kv_heads=4,
+        num_heads=2,
+        num_kv_heads=2,
         intermediate_size=128,
     )
     data = Data(train=(Source(path="train"),), max_length=POSITIONS)
@@ -93,6 +93,8 @@ def _learn(model: Any, renderer: Any, asked: list[int], choose: random.Random, s
     """Trains on documents of which none comes twice, on the summaries alone."""
     import torch
 
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # what there is to compute is too little to be shared out
     optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, _RATE, total_steps=steps, pct_start=0.1
@@ -118,4 +120,5 @@ def _learn(model: Any, renderer: Any, asked: list[int], choose: random.Random, s
         optimizer.zero_grad()
         if _ % 25 == 0:
             print(_, loss.item(), flush=True)
+    torch.set_num_threads(threads)
     print(f"trained for {steps} steps, loss {loss.item():.4f}")

@@ -296,9 +296,7 @@ def test_no_explanation_yet_is_said(tmp_path):
         read_explanation(RunFolder(tmp_path))
 
 
-def test_failed_and_empty_rows_are_counted_and_one_made_in_parts_is_aligned(
-    run_file, generation, capsys
-):
+def test_failed_and_empty_rows_are_counted_and_in_parts_is_aligned(run_file, generation, capsys):
     """Rows are changed on disk: what a generation with such rows has."""
     merged = generation.folder / "merged.jsonl"
     before = merged.read_text()
