@@ -169,7 +169,7 @@ class Bench:
 
     def prefix_cache(self) -> None:
         """Five questions about each document, with and without a cache of what they share."""
-        ids = questions(self._run, 4 if self._quick else 40, 5)
+        ids = questions(self._run, 4 if self._quick else 20, 5)
         prompts = Prompts(ids, [16] * len(ids))
         off, on = (
             self._engine(prompts, in_order=True, settings={"prefix_caching": cached})
