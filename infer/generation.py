@@ -88,6 +88,12 @@ def merge(where: Path, inputs: Inputs, facts: dict[str, Any]) -> Generation:
                 counts["truncated"] += bool(row.get("truncated"))
                 counts["stopped_by_length"] += row.get("finish_reason") == "length"
                 output_tokens += row.get("output_tokens", 0)
-        manifest = {**facts, **counts, "output_tokens": output_tokens, "finished": time.time()}
+        manifest = {
+            **facts,
+            **counts,
+            "rejected": inputs.rejected,  # rows of the input that are no records
+            "output_tokens": output_tokens,
+            "finished": time.time(),
+        }
         write_json(where / "manifest.json", manifest)
     return Generation(where, manifest)

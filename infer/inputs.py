@@ -1,7 +1,8 @@
 """What is generated for: records in one memory-mapped Arrow file, read from their sources once.
 
     inputs/KEY.arrow    the records, and hashes of ids and documents
-           KEY.json     rows, digest over all of them; there when the file is whole
+           KEY.rejected.jsonl   rows that are no records: file, line, reason, id
+           KEY.json     counts, digest over all records; there when the others are whole
 
 KEY is a hash over the sources' settings and contents. All systems and all tasks of a run share the
 file, and none holds more of it in memory than numbers: 32 bytes a record, however long it is.
@@ -27,10 +28,10 @@ from sumzero.errors import DataError
 from sumzero.infer.fingerprint import digest_of, input_digest
 from sumzero.infer.questions import each_record
 from sumzero.log import logger, progress
-from sumzero.records import Record
-from sumzero.runfolder import alone, read_json, write_json
+from sumzero.records import Record, Reject
+from sumzero.runfolder import alone, read_json, write_json, write_jsonl
 
-_FORMAT = 1
+_FORMAT = 2
 _BATCH_ROWS = 1024
 _BATCH_BYTES = 4 * 2**20
 _PATIENCE = 3600.0  # seconds: another task may be reading many records
@@ -54,9 +55,15 @@ _RECORD = _SCHEMA.names[:8]
 class Inputs:
     """The records of a file that `write_inputs` made, by their number from 0."""
 
-    def __init__(self, file: Path, sources: Sequence[Source], documents: str) -> None:
-        """`documents` is the digest over all records; see `fingerprint.input_digest`."""
+    def __init__(
+        self, file: Path, sources: Sequence[Source], documents: str, rejected: int = 0
+    ) -> None:
+        """`documents` is the digest over all records; see `fingerprint.input_digest`.
+
+        `rejected` is how many rows of the sources are no records.
+        """
         self.documents = documents
+        self.rejected = rejected
         self._sources = sources
         reader = pa.ipc.open_file(pa.memory_map(str(file)))
         self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
@@ -169,25 +176,32 @@ class Inputs:
 def open_inputs(folder: Path, sources: Sequence[Source]) -> Inputs:
     """The records of the sources; the first process that wants them reads them into the folder.
 
-    Raises DataError as `questions.each_record`, and where the sources change meanwhile.
+    Rows that are no records are listed beside them. Raises DataError as `questions.each_record`,
+    and where the sources change meanwhile.
     """
     contents = [readers.digest(source) for source in sources]
     settings = [asdict(source) for source in sources]
     key = digest_of([json.dumps([_FORMAT, settings, contents], sort_keys=True)])[:16]
-    file, about = folder / f"{key}.arrow", folder / f"{key}.json"
+    file, about, others = (folder / f"{key}.{end}" for end in ("arrow", "json", "rejected.jsonl"))
     with alone(folder, "sumzero generate, reading its input", _PATIENCE, lock=f".{key}.lock"):
         if not about.is_file():
-            each = progress(each_record(sources, need_targets=False), "reading", unit=" records")
-            made = write_inputs(file, each, sources)
+            rejected: list[Reject] = []
+            each = each_record(sources, need_targets=False, rejected=rejected)
+            made = write_inputs(file, progress(each, "reading", unit=" records"), sources)
             if [readers.digest(source) for source in sources] != contents:
                 raise DataError(
                     f"{sources[0].path}: the records have changed while they were read; run it "
                     "again"
                 )
-            write_json(about, {"rows": len(made), "documents": made.documents})
-            return made
-    logger.info("%s: the records were read already", file)
-    return Inputs(file, sources, read_json(about, "sumzero generate")["documents"])
+            write_jsonl(others, map(asdict, rejected))
+            facts = {"rows": len(made), "documents": made.documents, "rejected": len(rejected)}
+            write_json(about, facts)
+        else:
+            logger.info("%s: the records were read already", file)
+            facts = read_json(about, "sumzero generate")
+    if facts["rejected"]:
+        logger.warning("%s: lists the rows that are rejected, %d", others, facts["rejected"])
+    return Inputs(file, sources, facts["documents"], facts["rejected"])
 
 
 def write_inputs(

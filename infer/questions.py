@@ -12,7 +12,7 @@ from sumzero.errors import ConfigError, DataError
 from sumzero.infer.fingerprint import input_digest
 from sumzero.infer.ids import IdSet
 from sumzero.instructions import QUESTION, instruction_set, sets_of, trained_set
-from sumzero.records import Record, Rejects, first_of_each_id
+from sumzero.records import Record, Reject, Rejects, first_of_each_id
 
 if TYPE_CHECKING:  # they load torch, which a generation without a model does not need
     from sumzero.contract import Contract
@@ -20,9 +20,9 @@ if TYPE_CHECKING:  # they load torch, which a generation without a model does no
 
 
 def each_record(
-    sources: Sequence[Source], *, need_targets: bool
+    sources: Sequence[Source], *, need_targets: bool, rejected: list[Reject] | None = None
 ) -> Iterator[tuple[Record, Source]]:
-    """The records of all sources, in order, each with its source.
+    """The records of all sources, in order, each with its source; `rejected` gets the other rows.
 
     Raises DataError on an id of two sources, and where no row of a source can be used.
     """
@@ -42,6 +42,8 @@ def each_record(
                 own.add(record.id)
             yield record, source
         rejects.finish(source, kept)
+        if rejected is not None:
+            rejected += rejects.rows
         earlier.append((source, own))
 
 

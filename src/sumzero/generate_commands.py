@@ -119,6 +119,7 @@ def _tell(generations: list["Generation"], options: argparse.Namespace) -> int:
             print(write_parquet(made))
         print(
             f"{made.folder / 'merged.jsonl'}: {made.manifest['rows']} rows, "
-            f"{made.manifest['errors']} errors, {made.manifest['truncated']} documents cut"
+            f"{made.manifest['errors']} errors, {made.manifest['truncated']} documents cut, "
+            f"{made.manifest.get('rejected', 0)} rows of the input rejected"
         )
     return 0

@@ -103,3 +103,23 @@ def test_a_refused_source_leaves_nothing(tmp_path):
     with pytest.raises(DataError, match=r"b\.jsonl:2: id 'b' is also in .*a\.jsonl"):
         open_inputs(tmp_path / "inputs", [one, two])
     assert not [file for file in (tmp_path / "inputs").iterdir() if file.suffix != ".lock"]
+
+
+def test_rows_that_are_no_records_are_listed_with_their_reasons_each_time(tmp_path, caplog):
+    rows = ['{"id": "a", "document": "Text."}', '{"id": "b", "document": " "}', "{", "[1]"]
+    rows += ['{"id": "a", "document": "Other."}', '{"id": "c", "document": "<|im_end|>"}']
+    file = tmp_path / "some.jsonl"
+    file.write_text("\n".join(rows) + "\n")
+    for _ in range(2):
+        caplog.clear()
+        found = open_inputs(tmp_path / "inputs", [Source(path=str(file))])
+        assert [record.id for record, _ in found] == ["a", "c"]
+        assert found.rejected == 4
+        (listed,) = (tmp_path / "inputs").glob("*.rejected.jsonl")
+        assert f"{listed}: lists the rows that are rejected, 4" in caplog.text
+    rejected = [json.loads(line) for line in listed.read_text().splitlines()]
+    assert [(row["file"], row["line"], row["id"]) for row in rejected] == [
+        (str(file), line, id_) for line, id_ in ((2, "b"), (3, None), (4, None), (5, "a"))
+    ]
+    assert "empty text" in rejected[0]["reason"]
+    assert "duplicate id" in rejected[3]["reason"]
