@@ -49,6 +49,7 @@ class Wanted:
     task: str
     language: str
     """Of the references."""
+    document_language: str
     unanswerable: str | None = None
     """In task "answer": what says that the document has no answer."""
 
@@ -109,7 +110,7 @@ def measure(batch: Batch) -> MeasuredBatch:
     translates = any(wanted.task == "translate" for wanted in batch.wanted)
     corpus = bleu.WIDTHS if translates else {}
     found = MeasuredBatch(
-        np.array([length(wanted.document, wanted.language) for wanted in batch.wanted], np.int64),
+        np.array([length(x.document, x.document_language) for x in batch.wanted], np.int64),
         {
             system: Measured(
                 np.full((num, len(COLUMNS)), np.nan),

@@ -95,7 +95,8 @@ class Pairs:
             self.about[name].append(value)
         if source.task == "translate":
             self.translated.add((language, len(targets)))
-        return Wanted(record.document, targets, source.task, language, unanswerable)
+        spoken = language, record.language
+        return Wanted(record.document, targets, source.task, *spoken, unanswerable)
 
     def _compare_documents(self) -> None:
         """Leaves those out that were made from other documents."""

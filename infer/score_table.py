@@ -32,10 +32,10 @@ def details(scores: _Scores) -> str:
     """The other metrics, a column a system; and what was not scored."""
     systems = scores["systems"]
     main = {x for task in _tasks(scores) for x in _main_of(systems, task)}
-    have = {name for found in systems.values() for name in found["metrics"]}
+    have = {name: None for found in systems.values() for name in found["metrics"]}
     width = max(12, *(len(system) + 2 for system in systems))
     lines = ["beside".ljust(20) + "".join(f"{system:>{width}}" for system in systems)]
-    for name in (*COLUMNS, *CORPUS):
+    for name in dict.fromkeys((*COLUMNS, *CORPUS, *have)):  # and those of models
         values = [found["metrics"].get(name, {}).get("value") for found in systems.values()]
         if name in main or name not in have or (name in _HIDDEN_AT_ZERO and not any(values)):
             continue

@@ -77,6 +77,18 @@ def test_each_task_has_its_own_metrics(tmp_path):
     assert np.isnan(rows.columns["rouge1"][8:]).all()
 
 
+def test_a_document_is_as_long_as_in_its_own_language(tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(json.dumps({"id": "t", "document": "A cat sat here.", "target": "猫坐在这里。"}))
+    source = {"path": str(file), "task": "translate", "target_language": "zh"}
+    config = check({"name": "run", "runs": str(tmp_path), "data": {"test": source}}, "r.toml")
+    made = generate(config, "lead1")
+    score(config)
+    rows = read_row_scores(made).columns
+    assert rows["document_words"].tolist() == [4]
+    assert rows["summary_words"].tolist() == [len("Acatsathere.")]  # of a text in Chinese
+
+
 def test_what_scores_say_is_in_the_rows(tmp_path):
     config = _config(tmp_path)
     made = generate(config, "lead1")
