@@ -11,7 +11,7 @@
   difference as large as the one observed. It is valid for any number of rows.
 
 Both are two-sided, and count the observed data as one more draw, (c + 1) / (draws + 1), as
-sacreBLEU does: p is never 0. Equal systems have p = 1.
+sacreBLEU does: p is never 0. Equal systems have p = 1, and so has a single row.
 
 A metric is a sum over rows of what each row adds, and a function of the sum: so means, and BLEU and
 chrF from their counts, are resampled alike, by products of a matrix of draws with one of rows. All
@@ -116,8 +116,8 @@ def differences(
         low, high = np.quantile(drew, [(1 - level) / 2, (1 + level) / 2])
         # A draw's spread is that of n - 1 rows, not n: without the factor small samples are alarmed
         # too often (n - 1 of n is what makes a variance unbiased).
-        wide = np.sqrt(len(pair.a) / max(len(pair.a) - 1, 1))
-        p_bootstrap = _p_value((drew - (b - a)) * wide, b - a)
+        wide = np.sqrt(pair.rows / max(pair.rows - 1, 1))
+        p_bootstrap = _p_value((drew - (b - a)) * wide, b - a) if pair.rows > 1 else 1.0
         p_randomisation = _p_value(swapped[name], b - a)
         found[name] = Difference(a, b, b - a, float(low), float(high), p_bootstrap, p_randomisation)
     return found

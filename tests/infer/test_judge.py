@@ -13,6 +13,7 @@ from sumzero.infer.generation import finished_generations
 from sumzero.infer.judge import QUESTION, Judge, answer_ids
 from sumzero.infer.row_scores import read_row_scores
 from sumzero.infer.score import score
+from sumzero.infer.score_table import details
 from sumzero.prompt import PromptRenderer, user_text
 from sumzero.runfile import check
 from sumzero.runfolder import RunFolder
@@ -158,6 +159,11 @@ def test_a_server_without_a_model_is_refused():
         check({"name": "run", "score": {"judge_endpoint": "http://x"}}, "run.toml")
 
 
+def test_an_address_that_is_none_is_told_by_its_setting(tmp_path):
+    with pytest.raises(ConfigError, match=r"score\.judge_endpoint: is no address"):
+        Judge(settings(tmp_path, judge="m", judge_endpoint="localhost"))
+
+
 def test_scoring_has_both_metrics_with_intervals_where_they_are_set(tmp_path):
     rows = [
         {"id": "a", "document": "The cat sat. It was warm.", "target": "A cat sat."},
@@ -177,7 +183,11 @@ def test_scoring_has_both_metrics_with_intervals_where_they_are_set(tmp_path):
         config = check(values, "run.toml")
         generate(config, "lead1")
         generate(config, "echo")
-        scores = score(config)["systems"]
+        found = score(config)
+    scores = found["systems"]
+    shown = [line.split()[:2] for line in details(found).splitlines()]
+    assert ["judge", "75.00"] in shown
+    assert "nli" in [name for name, *_ in shown]
     for system in ("lead1", "echo"):
         found = scores[system]["metrics"]
         assert found["judge"]["value"] == 75
