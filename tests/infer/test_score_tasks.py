@@ -79,7 +79,9 @@ def test_each_task_has_its_own_metrics(tmp_path):
 
 def test_a_document_is_as_long_as_in_its_own_language(tmp_path):
     file = tmp_path / "pairs.jsonl"
-    file.write_text(json.dumps({"id": "t", "document": "A cat sat here.", "target": "猫坐在这里。"}))
+    file.write_text(
+        json.dumps({"id": "t", "document": "A cat sat here.", "target": "猫坐在这里。"})
+    )
     source = {"path": str(file), "task": "translate", "target_language": "zh"}
     config = check({"name": "run", "runs": str(tmp_path), "data": {"test": source}}, "r.toml")
     made = generate(config, "lead1")
