@@ -5,6 +5,7 @@ from typing import Any
 
 from sumzero.infer.bleu import METRICS as CORPUS
 from sumzero.infer.measures import COLUMNS, MAIN
+from sumzero.infer.reply import one_line
 
 _HIDDEN_AT_ZERO = ("document_truncated", "empty", "errors")
 _Scores = dict[str, Any]
@@ -56,7 +57,7 @@ def slices(scores: _Scores) -> str:
         for task in _tasks(scores):
             names, title = _main_of(scores["systems"], task), "" if task is None else f"{task}, "
             parts = {
-                f"{part['by']} {part['is'].removeprefix(title)}, {part['rows']}": part
+                f"{part['by']} {one_line(part['is'].removeprefix(title))}, {part['rows']}": part
                 for part in found["slices"]
                 if part["by"] != "task" and part["is"].startswith(title)
             }

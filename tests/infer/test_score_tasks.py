@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sacrebleu import corpus_bleu, corpus_chrf
 
+from sumzero.cli import main
 from sumzero.infer import score as score_module
 from sumzero.infer.generate import generate
 from sumzero.infer.generation import finished_generations
@@ -14,7 +15,7 @@ from sumzero.infer.row_scores import read_row_scores
 from sumzero.infer.score import score
 from sumzero.infer.score_table import details, slices, table
 from sumzero.infer.significance import bootstrap_interval
-from sumzero.runfile import check
+from sumzero.runfile import check, load
 from sumzero.runfolder import RunFolder
 
 SUMMARIES = [
@@ -144,6 +145,25 @@ def test_tables_fit_a_terminal_and_show_each_task(tmp_path):
     assert "empty" not in details(scores)
     assert "lead3, summarize" in slices(scores)
     assert "document_words 0-99" in slices(scores)
+
+
+def test_what_records_call_a_language_does_nothing_to_a_terminal(tmp_path, capsys):
+    rows = [
+        {"id": f"r{i}", "document": "A cat. A dog.", "target": "A cat.", "in": language}
+        for i, language in enumerate(["en", "x\x1b[2Jy"])
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "run.toml").write_text(
+        f'runs = "{tmp_path}"\n[data.test]\npath = "{tmp_path}/rows.jsonl"\n'
+        'language_column = "in"\n'
+    )
+    for system in ("lead1", "lead3"):
+        generate(load(tmp_path / "run.toml"), system)
+    for command in (["score", "--slices"], ["compare"]):
+        assert main([*command, str(tmp_path / "run.toml")]) == 0
+        shown = capsys.readouterr().out
+        assert "language x[2Jy" in shown
+        assert "\x1b" not in shown
 
 
 def test_three_sentences_lead(tmp_path):
