@@ -142,14 +142,20 @@ def _p_value(drawn: FloatArray, observed: float) -> float:
 def _drawn_differences(
     pairs: Mapping[str, Pair], resamples: int, seed: int
 ) -> dict[str, FloatArray]:
-    """The differences b - a of draws with replacement, (resamples) a metric."""
+    """The differences b - a of draws with replacement, (resamples) a metric.
+
+    NaN where no row of a draw counts.
+    """
     # Not a and b: rounding of what both have in common would be left in their difference.
-    columns = [x for pair in pairs.values() for x in (pair.a, pair.b - pair.a)]
+    columns = [
+        x for pair in pairs.values() for x in (pair.a, pair.b - pair.a, pair.counts[:, None])
+    ]
     sums = _sums(_draws(len(columns[0]), resamples, seed), resamples, columns)
     found = {}
     for index, (name, pair) in enumerate(pairs.items()):
-        a, change = sums[2 * index : 2 * index + 2]
-        found[name] = pair.aggregate(a + change) - pair.aggregate(a)
+        a, change, rows = sums[3 * index : 3 * index + 3]
+        difference = pair.aggregate(a + change) - pair.aggregate(a)
+        found[name] = np.where(rows[:, 0] > 0, difference, np.nan)
     return found
 
 

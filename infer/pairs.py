@@ -120,7 +120,7 @@ class Pairs:
 
 
 def unfinished(folder: RunFolder) -> list[str]:
-    """What to say of each generation that has rows and is not finished."""
+    """What to say of each generation that has begun and is not finished."""
     found = []
     for where in sorted({file.parent for file in folder.generations.glob("*/shard-*.jsonl")}):
         if not (where / "manifest.json").is_file():

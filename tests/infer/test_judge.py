@@ -144,7 +144,6 @@ def test_a_model_of_others_is_asked_for_its_likeliest_tokens(tmp_path, caplog):
 def test_a_server_that_gives_no_log_probabilities_is_named(tmp_path):
     plain = {"choices": [{"message": {"content": "yes"}}]}
     with ChatServer(lambda *_: plain) as server:
-        config = settings(tmp_path, judge="m", judge_endpoint=server.url)
         config = check(
             {"name": "run", "score": {"judge": "m", "judge_endpoint": server.url}}
             | {"endpoint": {"max_retries": 0, "backoff": 0.01}},
@@ -152,6 +151,15 @@ def test_a_server_that_gives_no_log_probabilities_is_named(tmp_path):
         )
         with Judge(config) as judge, pytest.raises(RunError, match="no log-probabilities"):
             judge.score(["a", "b"], ["c", "d"])
+
+
+@pytest.mark.parametrize("logprob", [1e9, math.nan])
+def test_log_probabilities_that_are_none_are_not_taken(tmp_path, logprob):
+    reply = said({"yes": 0.5})
+    reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"][0]["logprob"] = logprob
+    remote = Judge(settings(tmp_path, judge="m", judge_endpoint="http://localhost:1"))._theirs
+    with pytest.raises(ValueError, match="log-probabilities are none"):
+        remote.read(reply)
 
 
 def test_a_server_without_a_model_is_refused():
