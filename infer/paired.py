@@ -147,15 +147,16 @@ def _drawn_differences(
     NaN where no row of a draw counts.
     """
     # Not a and b: rounding of what both have in common would be left in their difference.
-    columns = [
-        x for pair in pairs.values() for x in (pair.a, pair.b - pair.a, pair.counts[:, None])
-    ]
+    columns = [x for pair in pairs.values() for x in (pair.a, pair.b - pair.a)]
+    masks = {pair.counts.tobytes(): pair.counts[:, None] for pair in pairs.values()}
+    columns += [mask.astype(np.float64) for mask in masks.values()]
     sums = _sums(_draws(len(columns[0]), resamples, seed), resamples, columns)
+    rows = dict(zip(masks, sums[2 * len(pairs) :], strict=True))
     found = {}
     for index, (name, pair) in enumerate(pairs.items()):
-        a, change, rows = sums[3 * index : 3 * index + 3]
-        difference = pair.aggregate(a + change) - pair.aggregate(a)
-        found[name] = np.where(rows[:, 0] > 0, difference, np.nan)
+        a, change = sums[2 * index : 2 * index + 2]
+        some = rows[pair.counts.tobytes()][:, 0] > 0
+        found[name] = np.where(some, pair.aggregate(a + change) - pair.aggregate(a), np.nan)
     return found
 
 
