@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from sumzero import __version__
 from sumzero.infer import bleu, extractive, rouge, squad
+from sumzero.infer.metric_names import RATIOS
 from sumzero.infer.rouge import Rouge
 from sumzero.infer.words import length, tokens
 from sumzero.sentences import sentences
@@ -34,8 +35,7 @@ _LENGTH = ("words", "length_ratio", "length_kept")
 SHARES = ("stopped_by_length", "document_truncated", "empty", "errors")
 COLUMNS = (*rouge.METRICS, *squad.METRICS, *extractive.METRICS, *_LENGTH, *SHARES)
 """The metrics that have a value of each row."""
-_RATIOS = {"density", "compression", "words", "length_ratio"}
-_FACTORS = np.array([1.0 if name in _RATIOS else 100.0 for name in COLUMNS])
+_FACTORS = np.array([1.0 if name in RATIOS else 100.0 for name in COLUMNS])
 _PLACE = {name: place for place, name in enumerate(COLUMNS)}
 _ROUGE_L = rouge.METRICS.index("rougeL")
 
