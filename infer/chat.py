@@ -55,10 +55,11 @@ class Remote:
             raise ConfigError(f"--model {self.model!r}: is no name that scores could be told by")
 
     @classmethod
-    def at(cls, url: str, model: str) -> "Remote":
+    def at(cls, url: str, model: str, setting: str = "--endpoint") -> "Remote":
         """From a server's address, or that with its path up to `/chat/completions`.
 
-        Raises ConfigError where it is none, or holds what does not belong there.
+        Raises ConfigError, which names the setting, where it is none, or holds what does not belong
+        there.
         """
         try:
             parts = urlsplit(url)
@@ -68,11 +69,11 @@ class Remote:
             is_whole = False
         if not is_whole or not url.isprintable() or " " in url:
             raise ConfigError(
-                "--endpoint: is no address; write it as https://HOST/v1, or http://HOST:PORT"
+                f"{setting}: is no address; write it as https://HOST/v1, or http://HOST:PORT"
             )
         if "@" in parts.netloc or parts.query or parts.fragment:
             raise ConfigError(
-                "--endpoint: leave out user, password and all from ? or # on; a key is taken from "
+                f"{setting}: leave out user, password and all from ? or # on; a key is taken from "
                 "the environment (endpoint.key_variable)"
             )
         path = parts.path.rstrip("/") or ROUTE.removesuffix("/chat/completions")

@@ -53,11 +53,10 @@ def compare(
     chosen, and `texts` adds both texts to them. Raises RunError where the systems cannot be
     compared, ConfigError where a metric is wanted that is not there.
     """
-    b_rows = _same_records(a, b)
-    a_columns = a.scores.columns
-    b_columns = {name: column[b_rows] for name, column in b.scores.columns.items()}
+    _check_same_records(a, b)
+    rows_in_all = len(a.scores.ids)
     names, left_out = _comparable(a, b, metrics)
-    pairs = {name: _pair(name, a_columns, b_columns) for name in names}
+    pairs = {name: _pair(name, a.scores.columns, b.scores.columns) for name in names}
     for name in [name for name, pair in pairs.items() if not pair.rows]:
         left_out[name] = "no row has it on both sides"
         del pairs[name]
@@ -76,13 +75,13 @@ def compare(
     return {
         "a": a.name,
         "b": b.name,
-        "rows": len(b_rows),
-        "metrics": rows.compared(np.full(len(b_rows), True), SHUFFLES),
+        "rows": rows_in_all,
+        "metrics": rows.compared(np.full(rows_in_all, True), SHUFFLES),
         "left_out": left_out,
         "slices": [
             {"by": part.by, "is": part.label, "rows": int(part.rows.sum())}
             | {"metrics": rows.compared(part.rows, _SHUFFLES_OF_SLICES)}
-            for part in _slices(a_columns, b_columns)
+            for part in _slices(a.scores.columns, b.scores.columns)
         ],
         "changed": found,
     }
@@ -142,11 +141,11 @@ def generations(config: RunConfig) -> dict[str, Generation]:
     raise RunError(f"{folder.root}: nothing generated yet; run `sumzero generate` first")
 
 
-def _same_records(a: Scored, b: Scored) -> NDArray[np.int64]:
-    """Where in `b` each row of `a` is. Raises RunError where they are not of the same records."""
-    of_b = {id_: row for row, id_ in enumerate(b.scores.ids)}
+def _check_same_records(a: Scored, b: Scored) -> None:
+    """Raises RunError where rows of both are not of the same records, in the same order."""
+    of_a, of_b = set(a.scores.ids), set(b.scores.ids)
     only_a = [id_ for id_ in a.scores.ids if id_ not in of_b]
-    only_b = sorted(of_b.keys() - set(a.scores.ids), key=of_b.__getitem__)
+    only_b = [id_ for id_ in b.scores.ids if id_ not in of_a]
     if len(only_a) == len(a.scores.ids):
         raise RunError(
             f"{a.name} and {b.name}: have no id in common ({_some(a.scores.ids)} against "
@@ -162,12 +161,11 @@ def _same_records(a: Scored, b: Scored) -> NDArray[np.int64]:
             f"{a.name} and {b.name}: are not of the same records, {' and '.join(parts)}; generate "
             "and score both for the same data.test"
         )
-    if a.scores.references != b.scores.references:
+    if (a.scores.ids, a.scores.references) != (b.scores.ids, b.scores.references):
         raise RunError(
             f"{a.name} and {b.name}: the same ids, but other references or another order; score "
             "both against the same data.test"
         )
-    return np.array([of_b[id_] for id_ in a.scores.ids], np.int64)
 
 
 def _some(ids: Sequence[str]) -> str:

@@ -47,7 +47,7 @@ def _slices(found: dict[str, Any]) -> str:
     lines = [f"{name + ' by':<34}{'rows':>8}{'a':>9}{'b':>9}{'b - a':>9}{'95% interval':>20}"]
     for part in found["slices"]:
         if one := part["metrics"].get(name):
-            label = f"{part['by']} {part['is']}"
+            label = _line(f"{part['by']} {part['is']}")  # of languages, what records say
             lines.append(f"{label:<34}{part['rows']:>8}{_scores(one)}")
     return "\n".join(lines)
 

@@ -8,13 +8,13 @@ length, each window beginning with the last sentence of the one before. So does 
 premises; AlignScore (Zha et al. 2023) takes chunks.
 
 The model is a local folder, or one of the Hub's that is in the cache. Its text is data: no control
-token comes of it. Memory: a block's token ids, and one batch of at most `batch_tokens`.
+token comes of it. Memory: pairs of some million tokens, and a batch of at most `batch_tokens`.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import chain, groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from sumzero.weights_digest import weights_digest
 FloatArray = NDArray[np.float64]
 _MOST = 1024  # tokens of a pair where the model names no limit
 _LEAST = 16
+_PORTION = 1 << 22  # tokens of pairs that are held and sorted at once
 
 
 @dataclass(frozen=True)
@@ -91,13 +92,13 @@ class Entailment:
 
     def score(self, documents: Sequence[str], summaries: Sequence[str]) -> FloatArray:
         """The scores (n) in [0, 1] of n summaries; NaN of those without a word."""
-        pairs = [
+        pairs = (
             pair
             for row, (document, summary) in enumerate(zip(documents, summaries, strict=True))
             for pair in self._pairs(row, document, summary)
-        ]
+        )
         best: dict[tuple[int, int], float] = {}
-        for batch in self._batches(pairs):
+        for batch in chain.from_iterable(map(self._batches, _portions(pairs))):
             for pair, found in zip(batch, self._probabilities(batch), strict=True):
                 key = pair.row, pair.sentence
                 best[key] = max(best.get(key, 0.0), found)
@@ -204,6 +205,19 @@ class _Frame:
             [*a, *premise, *b, *hypothesis, *c],
             [*x, *[of_premise] * len(premise), *y, *[of_hypothesis] * len(hypothesis), *z],
         )
+
+
+def _portions(pairs: Iterable[_Pair]) -> Iterator[list[_Pair]]:
+    """Of about _PORTION tokens each: of a long document every window meets every sentence."""
+    portion: list[_Pair] = []
+    size = 0
+    for pair in pairs:
+        portion.append(pair)
+        size += len(pair.ids)
+        if size >= _PORTION:
+            yield portion
+            portion, size = [], 0
+    yield portion
 
 
 def _joined(parts: list[list[int]], budget: int) -> Iterator[list[int]]:

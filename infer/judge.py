@@ -196,7 +196,7 @@ class _TheirModel:
     """A model that others serve, as endpoint.py asks one: a "record" is a document and summary."""
 
     def __init__(self, config: RunConfig, name: str, address: str) -> None:
-        self.remote = Remote.at(address, name)
+        self.remote = Remote.at(address, name, "score.judge_endpoint")
         sampling: dict[str, Any] = {
             config.endpoint.max_tokens_name: 1,
             "temperature": 0.0,
@@ -223,6 +223,8 @@ class _TheirModel:
             found = [(str(one["token"]), float(one["logprob"])) for one in likeliest]
         except (KeyError, IndexError, TypeError, ValueError):
             raise ValueError("the answer has no log-probabilities of its first token") from None
+        if not all(x < 1 for _, x in found):  # but for rounding they are at most 0
+            raise ValueError("the answer's log-probabilities are none")
         return {
             word: sum(math.exp(x) for token, x in found if token.strip().lower() == word)
             for word in _WORDS

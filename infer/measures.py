@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from sumzero import __version__
 from sumzero.infer import bleu, extractive, rouge, squad
+from sumzero.infer.metric_names import RATIOS
 from sumzero.infer.rouge import Rouge
 from sumzero.infer.words import length, tokens
 from sumzero.sentences import sentences
@@ -34,8 +35,7 @@ _LENGTH = ("words", "length_ratio", "length_kept")
 SHARES = ("stopped_by_length", "document_truncated", "empty", "errors")
 COLUMNS = (*rouge.METRICS, *squad.METRICS, *extractive.METRICS, *_LENGTH, *SHARES)
 """The metrics that have a value of each row."""
-_RATIOS = {"density", "compression", "words", "length_ratio"}
-_FACTORS = np.array([1.0 if name in _RATIOS else 100.0 for name in COLUMNS])
+_FACTORS = np.array([1.0 if name in RATIOS else 100.0 for name in COLUMNS])
 _PLACE = {name: place for place, name in enumerate(COLUMNS)}
 _ROUGE_L = rouge.METRICS.index("rougeL")
 
@@ -49,6 +49,7 @@ class Wanted:
     task: str
     language: str
     """Of the references."""
+    document_language: str
     unanswerable: str | None = None
     """In task "answer": what says that the document has no answer."""
 
@@ -109,7 +110,7 @@ def measure(batch: Batch) -> MeasuredBatch:
     translates = any(wanted.task == "translate" for wanted in batch.wanted)
     corpus = bleu.WIDTHS if translates else {}
     found = MeasuredBatch(
-        np.array([length(wanted.document, wanted.language) for wanted in batch.wanted], np.int64),
+        np.array([length(x.document, x.document_language) for x in batch.wanted], np.int64),
         {
             system: Measured(
                 np.full((num, len(COLUMNS)), np.nan),

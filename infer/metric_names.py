@@ -44,9 +44,9 @@ GROUPS = {
 }
 QUALITY = frozenset((*GROUPS[REFERENCES], *GROUPS[FAITHFULNESS]))
 """Metrics from 0 to 100 of which more is better."""
-SHARES = frozenset(name for names in GROUPS.values() for name in names) - {
-    *("density", "compression", "words", "length_ratio"),
-}
+RATIOS = frozenset(("density", "compression", "words", "length_ratio"))
+"""Metrics that are no shares, and so not in percent."""
+SHARES = frozenset(name for names in GROUPS.values() for name in names) - RATIOS
 """Metrics from 0 to 100."""
 
 

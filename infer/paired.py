@@ -11,7 +11,7 @@
   difference as large as the one observed. It is valid for any number of rows.
 
 Both are two-sided, and count the observed data as one more draw, (c + 1) / (draws + 1), as
-sacreBLEU does: p is never 0. Equal systems have p = 1.
+sacreBLEU does: p is never 0. Equal systems have p = 1, and so has a single row.
 
 A metric is a sum over rows of what each row adds, and a function of the sum: so means, and BLEU and
 chrF from their counts, are resampled alike, by products of a matrix of draws with one of rows. All
@@ -116,8 +116,8 @@ def differences(
         low, high = np.quantile(drew, [(1 - level) / 2, (1 + level) / 2])
         # A draw's spread is that of n - 1 rows, not n: without the factor small samples are alarmed
         # too often (n - 1 of n is what makes a variance unbiased).
-        wide = np.sqrt(len(pair.a) / max(len(pair.a) - 1, 1))
-        p_bootstrap = _p_value((drew - (b - a)) * wide, b - a)
+        wide = np.sqrt(pair.rows / max(pair.rows - 1, 1))
+        p_bootstrap = _p_value((drew - (b - a)) * wide, b - a) if pair.rows > 1 else 1.0
         p_randomisation = _p_value(swapped[name], b - a)
         found[name] = Difference(a, b, b - a, float(low), float(high), p_bootstrap, p_randomisation)
     return found
@@ -142,14 +142,21 @@ def _p_value(drawn: FloatArray, observed: float) -> float:
 def _drawn_differences(
     pairs: Mapping[str, Pair], resamples: int, seed: int
 ) -> dict[str, FloatArray]:
-    """The differences b - a of draws with replacement, (resamples) a metric."""
+    """The differences b - a of draws with replacement, (resamples) a metric.
+
+    NaN where no row of a draw counts.
+    """
     # Not a and b: rounding of what both have in common would be left in their difference.
     columns = [x for pair in pairs.values() for x in (pair.a, pair.b - pair.a)]
+    masks = {pair.counts.tobytes(): pair.counts[:, None] for pair in pairs.values()}
+    columns += [mask.astype(np.float64) for mask in masks.values()]
     sums = _sums(_draws(len(columns[0]), resamples, seed), resamples, columns)
+    rows = dict(zip(masks, sums[2 * len(pairs) :], strict=True))
     found = {}
     for index, (name, pair) in enumerate(pairs.items()):
         a, change = sums[2 * index : 2 * index + 2]
-        found[name] = pair.aggregate(a + change) - pair.aggregate(a)
+        some = rows[pair.counts.tobytes()][:, 0] > 0
+        found[name] = np.where(some, pair.aggregate(a + change) - pair.aggregate(a), np.nan)
     return found
 
 

@@ -95,7 +95,8 @@ class Pairs:
             self.about[name].append(value)
         if source.task == "translate":
             self.translated.add((language, len(targets)))
-        return Wanted(record.document, targets, source.task, language, unanswerable)
+        spoken = language, record.language
+        return Wanted(record.document, targets, source.task, *spoken, unanswerable)
 
     def _compare_documents(self) -> None:
         """Leaves those out that were made from other documents."""
@@ -119,7 +120,7 @@ class Pairs:
 
 
 def unfinished(folder: RunFolder) -> list[str]:
-    """What to say of each generation that has rows and is not finished."""
+    """What to say of each generation that has begun and is not finished."""
     found = []
     for where in sorted({file.parent for file in folder.generations.glob("*/shard-*.jsonl")}):
         if not (where / "manifest.json").is_file():

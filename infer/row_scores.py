@@ -109,7 +109,7 @@ def read_row_scores(generation: Generation) -> RowScores:
         about = json.loads((table.schema.metadata or {})[_KEY])
     except FileNotFoundError:
         raise RunError(f"{file} is missing; {again}") from None
-    except (pa.ArrowInvalid, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError) as error:  # which, depends on where the damage is
         raise RunError(f"{file} is damaged ({error}); {again}") from None
     if about["rows"] != _rows_digest(generation):
         raise RunError(f"{file}: made from other rows than {MERGED} has now; {again}")

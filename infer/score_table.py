@@ -5,6 +5,7 @@ from typing import Any
 
 from sumzero.infer.bleu import METRICS as CORPUS
 from sumzero.infer.measures import COLUMNS, MAIN
+from sumzero.infer.reply import one_line
 
 _HIDDEN_AT_ZERO = ("document_truncated", "empty", "errors")
 _Scores = dict[str, Any]
@@ -32,10 +33,10 @@ def details(scores: _Scores) -> str:
     """The other metrics, a column a system; and what was not scored."""
     systems = scores["systems"]
     main = {x for task in _tasks(scores) for x in _main_of(systems, task)}
-    have = {name for found in systems.values() for name in found["metrics"]}
+    have = {name: None for found in systems.values() for name in found["metrics"]}
     width = max(12, *(len(system) + 2 for system in systems))
     lines = ["beside".ljust(20) + "".join(f"{system:>{width}}" for system in systems)]
-    for name in (*COLUMNS, *CORPUS):
+    for name in dict.fromkeys((*COLUMNS, *CORPUS, *have)):  # and those of models
         values = [found["metrics"].get(name, {}).get("value") for found in systems.values()]
         if name in main or name not in have or (name in _HIDDEN_AT_ZERO and not any(values)):
             continue
@@ -56,7 +57,7 @@ def slices(scores: _Scores) -> str:
         for task in _tasks(scores):
             names, title = _main_of(scores["systems"], task), "" if task is None else f"{task}, "
             parts = {
-                f"{part['by']} {part['is'].removeprefix(title)}, {part['rows']}": part
+                f"{part['by']} {one_line(part['is'].removeprefix(title))}, {part['rows']}": part
                 for part in found["slices"]
                 if part["by"] != "task" and part["is"].startswith(title)
             }

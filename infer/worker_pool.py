@@ -40,7 +40,8 @@ class WorkerPool:
         waiting: deque[Future[_Out]] = deque()
         try:
             for item in items:
-                waiting.append(self._executor.submit(function, item))
+                with _environment(dict.fromkeys(_THREADS, "1")):  # processes start here, as needed
+                    waiting.append(self._executor.submit(function, item))
                 if len(waiting) >= self._ahead:
                     yield waiting.popleft().result()
             while waiting:
@@ -60,8 +61,7 @@ def worker_pool(processes: int) -> Iterator[WorkerPool]:
     context = multiprocessing.get_context("spawn")
     executor = ProcessPoolExecutor(processes, context, _begin)
     try:
-        with _environment(dict.fromkeys(_THREADS, "1")):  # a process starts once it is needed
-            yield WorkerPool(executor, processes)
+        yield WorkerPool(executor, processes)
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sumzero.errors import DataError
+from sumzero.infer import entailment
 from sumzero.infer.entailment import Entailment
 
 from .nli_models import WORDS, write_bert, write_knowing, write_roberta
@@ -43,12 +44,14 @@ def bert(tmp_path_factory):
     return Entailment(write_bert(tmp_path_factory.mktemp("bert")), device="cpu")
 
 
-def test_batched_scores_are_those_of_one_pair_at_a_time(folder, scorer):
+def test_batched_scores_are_those_of_one_pair_at_a_time(folder, scorer, monkeypatch):
     together = scorer.score(DOCUMENTS, SUMMARIES)
     alone = Entailment(folder, device="cpu", dtype=torch.float64, batch_tokens=1)
     one_by_one = [alone.score([x], [y])[0] for x, y in zip(DOCUMENTS, SUMMARIES, strict=True)]
     np.testing.assert_allclose(together, one_by_one, rtol=1e-12)
     assert len(set(together.round(3))) == 4  # else nothing was compared
+    monkeypatch.setattr(entailment, "_PORTION", 100)  # tokens: several portions a document
+    np.testing.assert_allclose(scorer.score(DOCUMENTS, SUMMARIES), together, rtol=1e-12)
     single = Entailment(folder, device="cpu").score(DOCUMENTS, SUMMARIES)
     np.testing.assert_allclose(single, together, atol=2e-6)
 

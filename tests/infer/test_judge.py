@@ -13,6 +13,7 @@ from sumzero.infer.generation import finished_generations
 from sumzero.infer.judge import QUESTION, Judge, answer_ids
 from sumzero.infer.row_scores import read_row_scores
 from sumzero.infer.score import score
+from sumzero.infer.score_table import details
 from sumzero.prompt import PromptRenderer, user_text
 from sumzero.runfile import check
 from sumzero.runfolder import RunFolder
@@ -143,7 +144,6 @@ def test_a_model_of_others_is_asked_for_its_likeliest_tokens(tmp_path, caplog):
 def test_a_server_that_gives_no_log_probabilities_is_named(tmp_path):
     plain = {"choices": [{"message": {"content": "yes"}}]}
     with ChatServer(lambda *_: plain) as server:
-        config = settings(tmp_path, judge="m", judge_endpoint=server.url)
         config = check(
             {"name": "run", "score": {"judge": "m", "judge_endpoint": server.url}}
             | {"endpoint": {"max_retries": 0, "backoff": 0.01}},
@@ -153,9 +153,23 @@ def test_a_server_that_gives_no_log_probabilities_is_named(tmp_path):
             judge.score(["a", "b"], ["c", "d"])
 
 
+@pytest.mark.parametrize("logprob", [1e9, math.nan])
+def test_log_probabilities_that_are_none_are_not_taken(tmp_path, logprob):
+    reply = said({"yes": 0.5})
+    reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"][0]["logprob"] = logprob
+    remote = Judge(settings(tmp_path, judge="m", judge_endpoint="http://localhost:1"))._theirs
+    with pytest.raises(ValueError, match="log-probabilities are none"):
+        remote.read(reply)
+
+
 def test_a_server_without_a_model_is_refused():
     with pytest.raises(ConfigError, match="judge_endpoint needs the model's name"):
         check({"name": "run", "score": {"judge_endpoint": "http://x"}}, "run.toml")
+
+
+def test_an_address_that_is_none_is_told_by_its_setting(tmp_path):
+    with pytest.raises(ConfigError, match=r"score\.judge_endpoint: is no address"):
+        Judge(settings(tmp_path, judge="m", judge_endpoint="localhost"))
 
 
 def test_scoring_has_both_metrics_with_intervals_where_they_are_set(tmp_path):
@@ -177,7 +191,11 @@ def test_scoring_has_both_metrics_with_intervals_where_they_are_set(tmp_path):
         config = check(values, "run.toml")
         generate(config, "lead1")
         generate(config, "echo")
-        scores = score(config)["systems"]
+        found = score(config)
+    scores = found["systems"]
+    shown = [line.split()[:2] for line in details(found).splitlines()]
+    assert ["judge", "75.00"] in shown
+    assert "nli" in [name for name, *_ in shown]
     for system in ("lead1", "echo"):
         found = scores[system]["metrics"]
         assert found["judge"]["value"] == 75

@@ -129,6 +129,25 @@ def test_rows_of_which_a_metric_says_nothing_do_not_count():
     assert found.high - found.low == pytest.approx(fewer.high - fewer.low, rel=0.1)
 
 
+def test_a_single_row_tells_nothing():
+    lacking = np.where(np.arange(30) == 7, 0.2, np.nan)
+    for a in (np.array([0.2]), lacking):
+        found = differences({"m": mean_pair(a, a + 0.5)}, resamples=200, shuffles=200, seed=0)["m"]
+        assert found.difference == pytest.approx(0.5)
+        assert found.p_bootstrap == found.p_randomisation == 1
+
+
+def test_draws_without_a_row_that_counts_are_no_draws():
+    sizes = np.full((30, 2), np.nan)
+    sizes[7] = 3, 4
+    pair = corpus_pair(sizes, np.where(np.isnan(sizes), sizes, [4, 4]), lambda sums: sums[:, 0])
+    found = differences({"m": pair}, resamples=400, shuffles=200, seed=0)["m"]
+    assert 1 <= found.low <= found.high
+    pair = mean_pair(sizes[:, 0], sizes[:, 0] + 1)
+    found = differences({"m": pair}, resamples=400, shuffles=200, seed=0)["m"]
+    assert (found.low, found.high) == (1, 1)
+
+
 def test_more_rows_than_a_tile_are_summed_whole():
     """Against the same draws made in one piece, in float64."""
     rows = 10_000

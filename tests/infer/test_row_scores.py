@@ -57,6 +57,13 @@ def test_what_is_missing_or_damaged_or_of_other_rows_is_said(generation):
     with pytest.raises(RunError, match="damaged"):
         read_row_scores(generation)
     write_row_scores(generation, _columns(), signatures={}, references="")
+    whole = (generation.folder / ROW_SCORES).read_bytes()
+    for place in (4, len(whole) - 40):  # in a column, and in the footer
+        damaged = whole[:place] + b"\xff" * 30 + whole[place + 30 :]
+        (generation.folder / ROW_SCORES).write_bytes(damaged)
+        with pytest.raises(RunError, match="damaged"):
+            read_row_scores(generation)
+    (generation.folder / ROW_SCORES).write_bytes(whole)
     (generation.folder / "merged.jsonl").write_text('{"id": "b"}\n')
     with pytest.raises(RunError, match="other rows than"):
         read_row_scores(generation)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sacrebleu import corpus_bleu, corpus_chrf
 
+from sumzero.cli import main
 from sumzero.infer import score as score_module
 from sumzero.infer.generate import generate
 from sumzero.infer.generation import finished_generations
@@ -14,7 +15,7 @@ from sumzero.infer.row_scores import read_row_scores
 from sumzero.infer.score import score
 from sumzero.infer.score_table import details, slices, table
 from sumzero.infer.significance import bootstrap_interval
-from sumzero.runfile import check
+from sumzero.runfile import check, load
 from sumzero.runfolder import RunFolder
 
 SUMMARIES = [
@@ -77,6 +78,20 @@ def test_each_task_has_its_own_metrics(tmp_path):
     assert np.isnan(rows.columns["rouge1"][8:]).all()
 
 
+def test_a_document_is_as_long_as_in_its_own_language(tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(
+        json.dumps({"id": "t", "document": "A cat sat here.", "target": "猫坐在这里。"})
+    )
+    source = {"path": str(file), "task": "translate", "target_language": "zh"}
+    config = check({"name": "run", "runs": str(tmp_path), "data": {"test": source}}, "r.toml")
+    made = generate(config, "lead1")
+    score(config)
+    rows = read_row_scores(made).columns
+    assert rows["document_words"].tolist() == [4]
+    assert rows["summary_words"].tolist() == [len("Acatsathere.")]  # of a text in Chinese
+
+
 def test_what_scores_say_is_in_the_rows(tmp_path):
     config = _config(tmp_path)
     made = generate(config, "lead1")
@@ -130,6 +145,25 @@ def test_tables_fit_a_terminal_and_show_each_task(tmp_path):
     assert "empty" not in details(scores)
     assert "lead3, summarize" in slices(scores)
     assert "document_words 0-99" in slices(scores)
+
+
+def test_what_records_call_a_language_does_nothing_to_a_terminal(tmp_path, capsys):
+    rows = [
+        {"id": f"r{i}", "document": "A cat. A dog.", "target": "A cat.", "in": language}
+        for i, language in enumerate(["en", "x\x1b[2Jy"])
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "run.toml").write_text(
+        f'runs = "{tmp_path}"\n[data.test]\npath = "{tmp_path}/rows.jsonl"\n'
+        'language_column = "in"\n'
+    )
+    for system in ("lead1", "lead3"):
+        generate(load(tmp_path / "run.toml"), system)
+    for command in (["score", "--slices"], ["compare"]):
+        assert main([*command, str(tmp_path / "run.toml")]) == 0
+        shown = capsys.readouterr().out
+        assert "language x[2Jy" in shown
+        assert "\x1b" not in shown
 
 
 def test_three_sentences_lead(tmp_path):
