@@ -120,14 +120,15 @@ class Pairs:
 
 
 def unfinished(folder: RunFolder) -> list[str]:
-    """What to say of each generation that has begun and is not finished."""
+    """What to say of each generation that has some of its rows and is not finished."""
     found = []
     for where in sorted({file.parent for file in folder.generations.glob("*/shard-*.jsonl")}):
-        if not (where / "manifest.json").is_file():
-            count = sum(map(_lines, where.glob("shard-*.jsonl")))
+        if (where / "manifest.json").is_file():
+            continue
+        if count := sum(map(_lines, where.glob("shard-*.jsonl"))):
             found.append(
                 f"{where}: not finished, {count} rows so far; run `sumzero generate` to its end, "
-                "or `sumzero merge` once all shards are done"
+                "`sumzero merge` once all shards are done, or remove the folder"
             )
     return found
 
