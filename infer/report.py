@@ -49,7 +49,8 @@ def report(config: RunConfig, others: Sequence[RunConfig] = (), *, largest: int 
 
     As many examples are in it as have room in `largest` bytes.
     Raises RunError where there is nothing to tell, or where another run is not of the same
-    records, DataError where the test records cannot be read.
+    records, ConfigError where the run has no test records any more, DataError where they cannot be
+    read.
     """
     run = read_scored(config)
     folder = run.folder
@@ -176,9 +177,16 @@ def _browser(
 
 
 def _explained(run: Scored) -> str:
-    """What is to be known of the sources that light up."""
-    about = read_explanations(run.folder.root, ()).about
+    """What is to be known of the sources that light up.
+
+    Of an explanation of other summaries than those that are shown, nothing.
+    """
     told = ["Words in common are n-grams that both sentences have, by their rarity: from 0 to 1."]
+    explanations = read_explanations(run.folder.root, ())
+    about = explanations.about
+    generation = run.generations.get(about.get("system", ""))
+    if generation is None or not explanations.are_of(generation.folder):
+        return told[0]
     method = about.get("method")
     if isinstance(method, dict) and "weights" in method:
         told.insert(0, f"Ablation is the {method['weights']}.")
