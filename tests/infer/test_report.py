@@ -85,12 +85,14 @@ def test_explanations_of_other_rows_are_not_shown(made):
     generation = read_scored(made[0]).generations["org/a-model"].folder.name
     seen = {}
     for name in (generation, "another"):
-        head = {"kind": "explanation", "generation": name}
+        head = {"kind": "explanation", "system": "org/a-model", "generation": name}
+        head["method"] = {"weights": "change of something"}
         (folder.root / ATTRIBUTIONS).write_text(f"{json.dumps(head)}\n{json.dumps(line)}\n")
-        data = browser_data(report(made[0]).read_text(encoding="utf-8"))
-        seen[name] = list(data["examples"][1]["outputs"][0]["support"]["methods"])
+        page = report(made[0]).read_text(encoding="utf-8")
+        methods = browser_data(page)["examples"][1]["outputs"][0]["support"]["methods"]
+        seen[name] = [*methods, "Ablation is the change of something" in page]
     (folder.root / ATTRIBUTIONS).unlink()
-    assert seen == {generation: ["ablation"], "another": ["overlap"]}
+    assert seen == {generation: ["ablation", True], "another": ["overlap", False]}
 
 
 def test_other_runs_stand_beside_the_first(made):
