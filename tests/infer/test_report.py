@@ -124,6 +124,11 @@ def test_other_references_are_not_compared(made, tmp_path):
         report(made[0], [scored_run(tmp_path, "other", rows=rows)])
 
 
+def test_a_run_is_not_compared_with_itself(made):
+    with pytest.raises(ConfigError, match="second: named twice"):
+        report(made[0], [made[1], made[1]])
+
+
 def test_a_run_to_compare_with_must_be_scored(made, tmp_path):
     other = run_settings(tmp_path, "other", source_rows())
     with pytest.raises(RunError, match=r"other/scores.json is missing; run `sumzero score"):
@@ -155,6 +160,16 @@ def test_a_run_of_which_there_is_nothing_is_refused(tmp_path):
         report(config)
     with pytest.raises(RunError, match="sumzero score"):
         pull_request(config)
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    config = run_settings(tmp_path, "damaged", source_rows())
+    RunFolder.of(config).begin(config)
+    trained(config)
+    plan = RunFolder.of(config).plan
+    plan.write_text('{"bins": ')
+    with pytest.raises(RunError, match=r"plan\.json is damaged .* run `sumzero train RUN` again"):
+        report(config)
 
 
 def test_systems_that_were_not_scored_are_told(made, tmp_path):
