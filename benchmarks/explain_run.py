@@ -118,7 +118,5 @@ def _learn(model: Any, renderer: Any, asked: list[int], choose: random.Random, s
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        if _ % 25 == 0:
-            print(_, loss.item(), flush=True)
     torch.set_num_threads(threads)
     print(f"trained for {steps} steps, loss {loss.item():.4f}")

@@ -3,10 +3,9 @@
 A rare word that both have tells more than a common one: n-grams are weighted by how few sentences
 of the document have them. It sees what was copied, not what was said in other words.
 
-Cost: linear in the words of document and summary.
+Cost: the words of the document, for each sentence of the summary.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from math import log1p
@@ -14,14 +13,9 @@ from math import log1p
 import numpy as np
 from numpy.typing import NDArray
 
-_CJK = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-_WORD = re.compile(f"[{_CJK}]|[^\\W_{_CJK}]+(?:['\u2019][^\\W_{_CJK}]+)*")
+from sumzero.infer.words import tokens
+
 _LENGTHS = (1, 2, 3)
-
-
-def words(text: str) -> list[str]:
-    """The words of a text in small letters; each Chinese or Japanese character is one."""
-    return _WORD.findall(text.casefold())
 
 
 def alignment(document: Sequence[str], summary: Sequence[str]) -> NDArray[np.float64]:
@@ -32,7 +26,7 @@ def alignment(document: Sequence[str], summary: Sequence[str]) -> NDArray[np.flo
     lengths. 1 is a document's sentence that has all of them; 0 none, or a sentence without words.
     """
     found = np.zeros((len(summary), len(document)))
-    theirs, ours = [words(text) for text in document], [words(text) for text in summary]
+    theirs, ours = ([tokens(text) for text in side] for side in (document, summary))
     for number, wanted in enumerate(ours):
         lengths = [length for length in _LENGTHS if length <= len(wanted)]
         for length in lengths:

@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sumzero.config import RunConfig
-from sumzero.errors import RunError
+from sumzero.errors import ConfigError, RunError
 from sumzero.infer.compare import Scored as System
 from sumzero.infer.compare import compare
 from sumzero.infer.row_scores import RowScores
 from sumzero.infer.scored import Scored, labels, quality, read_scored
+from sumzero.runfolder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,13 @@ class Comparison:
 def columns_of(run: Scored, others: Sequence[RunConfig]) -> tuple[list[Column], list[Comparison]]:
     """What a run is about, then its like of the other runs, then its baselines; and comparisons.
 
-    Raises RunError where a run was not scored, or is not of the same records.
+    Raises ConfigError where a run is there twice, RunError where one was not scored, or is not of
+    the same records.
     """
+    roots = [RunFolder.of(config).root.resolve() for config in (run.config, *others)]
+    for number, root in enumerate(roots):
+        if root in roots[:number]:
+            raise ConfigError(f"{root}: named twice; name each run once")
     runs = [run, *map(read_scored, others)]
     for other in runs:
         if not other.systems:

@@ -1,4 +1,4 @@
-"""vLLM, and nothing else of the project touches it: token ids in, texts out, as they finish.
+"""vLLM's engine in this process: token ids in, texts out, as they finish.
 
 Requests are added one by one and the engine is stepped by hand, with a bounded number in flight:
 finished ones come out at once, and the engine is never drained in between. `LLM.generate` would
@@ -17,8 +17,8 @@ from sumzero.imports import uncollected
 from sumzero.infer.beam_search import search, wanted
 from sumzero.infer.installed_vllm import engine_version, is_eager, is_on_cpu, set_environment
 from sumzero.infer.lora import check_effect, lora_arguments, lora_requests
+from sumzero.infer.sampling import logprobs_of, one_token, sampling
 
-_ONE: dict[str, Any] = {"max_tokens": 1, "ignore_eos": True, "detokenize": False}
 _LOOKUP = (2, 4)  # so many last tokens are looked up earlier in the text, the longest first
 
 
@@ -115,55 +115,6 @@ def engine_arguments(
     }
 
 
-def sampling(
-    settings: Generate, stop_ids: list[int], seed: int, *, ignore_eos: bool = False
-) -> Any:
-    """vLLM's SamplingParams, explicit in all that matters."""
-    from vllm import SamplingParams
-    from vllm.sampling_params import RepetitionDetectionParams
-
-    repeats = None
-    if settings.max_repeats is not None:
-        repeats = RepetitionDetectionParams(
-            max_pattern_size=settings.repeat_tokens, min_count=settings.max_repeats
-        )
-    return SamplingParams(
-        max_tokens=settings.max_new_tokens,
-        min_tokens=settings.min_new_tokens,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        top_k=settings.top_k,
-        frequency_penalty=settings.frequency_penalty,
-        repetition_penalty=settings.repetition_penalty,
-        repetition_detection=repeats,
-        seed=seed,
-        stop_token_ids=stop_ids,
-        skip_special_tokens=True,
-        ignore_eos=ignore_eos,
-    )
-
-
-def one_token(likeliest: int) -> Any:
-    """SamplingParams of a request for the log-probabilities of so many next tokens."""
-    from vllm import SamplingParams
-
-    return SamplingParams(temperature=0.0, logprobs=likeliest, **_ONE)
-
-
-def logprobs_of(request: Request) -> Any:
-    """SamplingParams of a request for log-probabilities, if it is; vLLM makes a token all the same.
-
-    For `scored` it reads no prefix cache, and holds `batched_tokens` x vocabulary x 6 bytes or more
-    of logits that its reckoning of memory leaves out.
-    """
-    from vllm import SamplingParams
-
-    if request.among:
-        return SamplingParams(temperature=0.0, logprob_token_ids=list(request.among), **_ONE)
-    how = {"prompt_logprobs": 0, "flat_logprobs": True, **_ONE}
-    return SamplingParams(temperature=0.0, **how) if request.scored else None
-
-
 def next_tokens(output: Any) -> dict[int, float]:
     """Log-probabilities of the likeliest tokens, of a request for one."""
     (likeliest,) = output.outputs[0].logprobs
@@ -244,7 +195,8 @@ class Engine:
                 if request is None:
                     break
                 begun[request.id] = time.perf_counter(), request
-                self._add(request, logprobs_of(request) or generated)
+                scored = logprobs_of(request.scored, request.among)
+                self._add(request, scored or generated)
             for output in self._engine.step() if begun else ():
                 if output.finished:
                     since, request = begun.pop(output.request_id)

@@ -3,9 +3,9 @@
     generations/FINGERPRINT/explained-KEY.jsonl   rows as they finish, append-only
     attributions.jsonl                            a line about the explanation, then its rows
 
-KEY is a hash over what the rows depend on, so that an explanation that was killed goes on, and a
-larger sample takes the rows of a smaller one. Ablations of many documents are in the engines at
-once; a document is rendered when there is room.
+KEY is a hash over what the rows depend on, so that an explanation that was killed goes on, with
+fewer `batched_tokens` too, and a larger sample takes the rows of a smaller one. Ablations of many
+documents are in the engines at once; a document is rendered when there is room.
 """
 
 import time
@@ -32,6 +32,7 @@ from sumzero.log import logger, progress
 from sumzero.runfolder import RunFolder, alone, read_jsonl
 
 _FORMAT = 1  # of the rows
+_NOT_OF_ROWS = ("checked", "batched_tokens")  # settings that may change before it goes on
 _LEFT_FREE = 0.1  # of a GPU's memory: for logits, which vLLM's reckoning leaves out
 
 
@@ -61,7 +62,9 @@ def explain(
 
 
 def _key(explained: Explained) -> str:
-    settings = {k: v for k, v in asdict(explained.config.explain).items() if k != "checked"}
+    settings = asdict(explained.config.explain)
+    for name in _NOT_OF_ROWS:
+        del settings[name]
     by = {"format": _FORMAT, **settings, "seed": explained.config.seed}
     return fingerprint({**by, "engine": explained.job.made_by["engine"]})
 
@@ -152,7 +155,11 @@ def explanations(engine: Answering, explained: Explained, todo: Sequence[Todo]) 
     def requests() -> Iterator[Request | None]:
         while True:
             if ready:
-                yield ready.popleft()
+                request = ready.popleft()
+                if asked[request.id][0] in work:
+                    yield request
+                else:  # another one of the same document has failed: each might end an engine
+                    del asked[request.id]
             elif (pair := next(records, None)) is not None:
                 one, (record, source) = pair
                 try:

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from sumzero.config import Generate, RunConfig, Source
 from sumzero.errors import ConfigError, RunError
 from sumzero.infer.answering import Model
-from sumzero.infer.generation import Generation, finished_generations
+from sumzero.infer.generation import SYSTEMS, Generation, finished_generations
 from sumzero.infer.job import Job, open_job
 from sumzero.records import Record
 from sumzero.runfolder import RunFolder
@@ -126,7 +126,7 @@ def open_explained(config: RunConfig, system: str) -> Explained:
     generated, or the model, its contract or the records are not those of the generation.
     """
     folder = RunFolder.of(config)
-    if system in ("lead1", "echo"):
+    if system in SYSTEMS and system not in OWN:
         raise ConfigError(f"--system {system}: no model wrote these texts; explain finetuned")
     generations = finished_generations(folder)
     if system not in generations:

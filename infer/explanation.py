@@ -1,6 +1,6 @@
 """The explanation of one summary at work: what is to be scored next, and in the end its row.
 
-First the whole prompt and random ablations are scored, which the weights are fitted to. A summary
+First the whole prompt is scored, and random ablations, which the weights are fitted to. A summary
 that is checked is scored under ablations held out, and without each source in turn; then, without
 the sources that each method has on top.
 """
@@ -42,7 +42,8 @@ class Explanation:
         self._fitted, self._held_out = attribution.apart(drawn, more)
         self._whole = np.ones(num, bool)
         self._without_each = ~np.eye(num, dtype=bool)
-        self._random = draws.random((len(about.summary.sentences), num))
+        # With mean 0: weights that are all positive foretell more the more is there, and so is it.
+        self._random = draws.random((len(about.summary.sentences), num)) - 0.5
         self._ranking: dict[str, Floats] = {}
 
     @property
@@ -133,7 +134,7 @@ class Explanation:
         return [most for most in TOP if most < len(self._whole)]
 
     def _check(self) -> dict[str, Any]:
-        """Means over the summary's sentences, by method."""
+        """Means over the summary's sentences that have tokens, by method."""
         found: dict[str, Any] = {"lds": {}, "drop": {str(most): {} for most in self._tops()}}
         by = dict(self._ranking)
         if is_tested := len(self._held_out) >= _FEWEST_HELD_OUT:
@@ -151,7 +152,8 @@ class Explanation:
             for most in self._tops():
                 kept = [attribution.without_top(x, most) for x in self._ranking[method]]
                 drops = whole - np.diagonal(self._scores(kept))
-                found["drop"][str(most)][method] = round(float(drops.mean()), 4)
+                mean = drops[self._about.summary.sizes > 0].mean()
+                found["drop"][str(most)][method] = round(float(mean), 4)
         pairs = zip(self._ranking["ablation"], self._ranking["leave_one_out"], strict=True)
         agree = [x for x in (attribution.rank_correlation(a, b) for a, b in pairs) if x is not None]
         if agree:

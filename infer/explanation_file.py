@@ -163,6 +163,8 @@ def table(head: Head) -> str:
 def _faithful(found: dict[str, Any]) -> list[str]:
     columns = {"LDS": found["lds"], **{f"top {k} out": of for k, of in found["drop"].items()}}
     shown = {name: of for name, of in columns.items() if of}
+    if not shown:
+        return ["nothing to check: no document has more than one sentence that was read"]
     lines = [
         f"checked on {found['summaries']} summaries: LDS is a rank correlation, the others nats",
         "method".ljust(16) + "".join(f"{name:>16}" for name in shown),

@@ -22,11 +22,10 @@ from sumzero.infer.engine import (
     completion,
     engine_arguments,
     next_tokens,
-    one_token,
-    sampling,
 )
 from sumzero.infer.installed_vllm import engine_version
 from sumzero.infer.lora import check_effect, lora_requests
+from sumzero.infer.sampling import one_token, sampling
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ function browse(data) {
   let current = null;      // the one that is open
   let locked = null;       // the summary sentence whose sources stay lit
   let cut = null;          // the spans that the document is shown in
+  let isLinked = false;    // whether the address names the open example: not before one is chosen
   const used = new Set(data.examples.flatMap(example => example.outputs.flatMap(
     made => Object.keys(made.support?.methods ?? {}))));
   const methods = Object.keys(data.methods).filter(name => used.has(name));
@@ -100,7 +101,7 @@ function browse(data) {
     const cards = example.outputs.map(card);
     at("outputs").replaceChildren(cards[first], wanted, ...cards.filter((_, index) => index !== first));
     mark();
-    history.replaceState(null, "", `#example=${encodeURIComponent(example.id)}`);
+    if (isLinked) history.replaceState(null, "", `#example=${encodeURIComponent(example.id)}`);
   }
 
   function mark() {
@@ -273,6 +274,7 @@ function browse(data) {
   const link = location.hash.match(/^#example=(.*)$/)?.[1];
   const linked = data.examples.find(example => encodeURIComponent(example.id) === link);
   refresh();
+  isLinked = true;
   if (linked) {
     open(linked);
     at("examples").scrollIntoView();

@@ -4,7 +4,6 @@ Whatever of the run is there is told: a training that goes on has curves and no 
 of others has scores and no training. Other runs on the same records are compared with the first.
 """
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from sumzero.infer.scored import Scored, ranked_by, read_scored
 from sumzero.infer.support import read_explanations
 from sumzero.infer.training_curves import training_curves
 from sumzero.log import logger
-from sumzero.runfolder import atomic_file, read_jsonl
+from sumzero.runfolder import atomic_file, read_json, read_jsonl
 from sumzero.status import training
 
 LARGEST = 5_000_000
@@ -49,7 +48,8 @@ def report(config: RunConfig, others: Sequence[RunConfig] = (), *, largest: int 
 
     As many examples are in it as have room in `largest` bytes.
     Raises RunError where there is nothing to tell, or where another run is not of the same
-    records, DataError where the test records cannot be read.
+    records, ConfigError where the run has no test records any more, DataError where they cannot be
+    read.
     """
     run = read_scored(config)
     folder = run.folder
@@ -104,11 +104,11 @@ def _told(run: Scored, events: list[dict[str, Any]]) -> dict[str, Any]:
         "notes": _notes(run, state),
         "state": state,
         "model": config.model.path,
-        "export": _optional(folder.export / "export.json"),
+        "export": _optional(folder.export / "export.json", "sumzero export RUN"),
         "sources": config.data.train,
-        "data": _optional(folder.data_report),
-        "plan": _optional(folder.plan),
-        "machine": _optional(folder.environment),
+        "data": _optional(folder.data_report, "sumzero prepare RUN"),
+        "plan": _optional(folder.plan, "sumzero train RUN"),
+        "machine": _optional(folder.environment, "sumzero train RUN"),
         "stages": [event for event in events if event["event"] == "stage"],
         "training": figures.training_figures(training_curves(events)),
         "generations": {name: found.manifest for name, found in run.generations.items()},
@@ -176,9 +176,16 @@ def _browser(
 
 
 def _explained(run: Scored) -> str:
-    """What is to be known of the sources that light up."""
-    about = read_explanations(run.folder.root, ()).about
+    """What is to be known of the sources that light up.
+
+    Of an explanation of other summaries than those that are shown, nothing.
+    """
     told = ["Words in common are n-grams that both sentences have, by their rarity: from 0 to 1."]
+    explanations = read_explanations(run.folder.root, ())
+    about = explanations.about
+    generation = run.generations.get(about.get("system", ""))
+    if generation is None or not explanations.are_of(generation.folder):
+        return told[0]
     method = about.get("method")
     if isinstance(method, dict) and "weights" in method:
         told.insert(0, f"Ablation is the {method['weights']}.")
@@ -203,5 +210,5 @@ def _rounded(value: float) -> float | None:
     return None if np.isnan(value) else round(float(value), 2)
 
 
-def _optional(file: Path) -> Any:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+def _optional(file: Path, made_by: str) -> Any:
+    return read_json(file, made_by) if file.is_file() else None

@@ -57,8 +57,8 @@ def read_explanations(folder: Path, ids: Collection[str]) -> Explanations:
     for line in _lines(file):
         if line.get("kind") == "explanation":
             about = line
-        elif line.get("id") in ids and (support := _support(line)):
-            found[str(line.get("system")), str(line["id"])] = support
+        elif isinstance(id_ := line.get("id"), str) and id_ in ids and (support := _support(line)):
+            found[str(line.get("system")), id_] = support
     return Explanations(about, found)
 
 

@@ -25,7 +25,7 @@ class Explain:
     checked: Annotated[int, Field(ge=0)] = 20
     """So many of the explained summaries are scored under further ablations, to see whether the
     weights tell what happens."""
-    held_out: Annotated[int, Field(ge=4)] = 32
+    held_out: Annotated[int, Field(ge=5)] = 32
     """Further random ablations of a summary that is checked."""
     batched_tokens: Count = 2048
     """Tokens that an engine computes at once: each takes memory for the logits of the whole

@@ -66,6 +66,31 @@ def test_a_summary_whose_scoring_fails_is_one_error_and_the_others_are_explained
     assert errors == {"row-1": "the engine dies of this row: SIGKILL"}
 
 
+class OneByOne(Scorer):
+    """As an engine that has room for one prompt."""
+
+    def generate(self, requests, stop_ids, seed):
+        yield from map(self._completed, requests)
+
+
+def test_after_a_failure_no_more_is_asked_of_that_document(explained, tokenizer):
+    """Each of its prompts may end an engine."""
+    about, todo = explained([f"Deadly. {DOCUMENT}", DOCUMENT], checked=False)
+    scorer = OneByOne(tokenizer, fails=["Deadly"])
+    rows = list(explanations(scorer, about, todo))
+    assert ["error" in row for row in rows] == [True, False]
+    assert sum("Deadly" in prompt for prompt in scorer.prompts) == 1
+    assert len(scorer.prompts) <= 66 + rows[1]["cost"]["prompts"]
+
+
+def test_random_weights_foretell_nothing(explained, tokenizer):
+    """Though a summary is the likelier the more of its document is there."""
+    about, todo = explained([" ".join(SENTENCES[i:] + SENTENCES[:i]) for i in range(6)])
+    rows = explanations(Scorer(tokenizer), about, todo)
+    found = [row["check"]["lds"]["random"] for row in rows]
+    assert abs(np.mean(found)) < 0.2
+
+
 def test_what_was_cut_is_not_in_any_prompt(explained, tokenizer):
     document = " ".join(SENTENCES * 6)
     about, todo = explained([document], generate={"long": "truncate"})

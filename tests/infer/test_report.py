@@ -85,12 +85,14 @@ def test_explanations_of_other_rows_are_not_shown(made):
     generation = read_scored(made[0]).generations["org/a-model"].folder.name
     seen = {}
     for name in (generation, "another"):
-        head = {"kind": "explanation", "generation": name}
+        head = {"kind": "explanation", "system": "org/a-model", "generation": name}
+        head["method"] = {"weights": "change of something"}
         (folder.root / ATTRIBUTIONS).write_text(f"{json.dumps(head)}\n{json.dumps(line)}\n")
-        data = browser_data(report(made[0]).read_text(encoding="utf-8"))
-        seen[name] = list(data["examples"][1]["outputs"][0]["support"]["methods"])
+        page = report(made[0]).read_text(encoding="utf-8")
+        methods = browser_data(page)["examples"][1]["outputs"][0]["support"]["methods"]
+        seen[name] = [*methods, "Ablation is the change of something" in page]
     (folder.root / ATTRIBUTIONS).unlink()
-    assert seen == {generation: ["ablation"], "another": ["overlap"]}
+    assert seen == {generation: ["ablation", True], "another": ["overlap", False]}
 
 
 def test_other_runs_stand_beside_the_first(made):
@@ -120,6 +122,11 @@ def test_other_references_are_not_compared(made, tmp_path):
     rows = [{**row, "target": "Another."} for row in source_rows()]
     with pytest.raises(RunError, match="other references"):
         report(made[0], [scored_run(tmp_path, "other", rows=rows)])
+
+
+def test_a_run_is_not_compared_with_itself(made):
+    with pytest.raises(ConfigError, match="second: named twice"):
+        report(made[0], [made[1], made[1]])
 
 
 def test_a_run_to_compare_with_must_be_scored(made, tmp_path):
@@ -153,6 +160,16 @@ def test_a_run_of_which_there_is_nothing_is_refused(tmp_path):
         report(config)
     with pytest.raises(RunError, match="sumzero score"):
         pull_request(config)
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    config = run_settings(tmp_path, "damaged", source_rows())
+    RunFolder.of(config).begin(config)
+    trained(config)
+    plan = RunFolder.of(config).plan
+    plan.write_text('{"bins": ')
+    with pytest.raises(RunError, match=r"plan\.json is damaged .* run `sumzero train RUN` again"):
+        report(config)
 
 
 def test_systems_that_were_not_scored_are_told(made, tmp_path):
