@@ -194,7 +194,8 @@ def open_inputs(folder: Path, sources: Sequence[Source]) -> Inputs:
                     "again"
                 )
             write_jsonl(others, map(asdict, rejected))
-            facts = {"rows": len(made), "documents": made.documents, "rejected": len(rejected)}
+            facts: dict[str, Any] = {"rows": len(made), "documents": made.documents}
+            facts["rejected"] = len(rejected)
             write_json(about, facts)
         else:
             logger.info("%s: the records were read already", file)
