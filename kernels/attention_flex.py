@@ -23,6 +23,9 @@ from sumzero.kernels.segments import Segments, sees
 
 _BLOCK = 128
 _BAND = 8 * _BLOCK
+# Left to choose, torch takes its decoding kernel for fewer than 128 queries, which has no float32
+# (torch 2.11: "No choices exist for backend").
+_KERNEL = {"BACKEND": "TRITON"}
 
 
 def attend(
@@ -42,6 +45,7 @@ def attend(
         block_mask=segments.of_window(window, block_mask),
         scale=scale,
         enable_gqa=q_UHD.shape[1] != k_TKD.shape[1],
+        kernel_options=_KERNEL,
     )
     return out_1HUD.squeeze(0).transpose(0, 1)
 
