@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sumzero.cli import _parser, main
-from sumzero.demo import verdict
+from sumzero.demo import settings, verdict
 from sumzero.runfile import load
 
 ROOT = Path(__file__).parents[1]
@@ -28,7 +28,7 @@ ADDED = {
 }
 # Those that need vLLM, a training or a cluster, and the test that runs them.
 ELSEWHERE = {
-    "demo": "tests/test_pipeline.py",
+    "demo": "tests/test_demo.py",
     "run": "tests/test_pipeline.py",
     "export": "tests/train/test_export_by_launcher.py",
     "explain": "tests/infer/test_explain.py",
@@ -93,7 +93,11 @@ def test_both_languages_have_the_same_commands_and_code():
 def test_a_command_is_one_of_sumzero_s_with_options_and_settings_that_there_are(words):
     options, more = _parser().parse_known_args(words)
     assert not [word for word in more if word.startswith("-")]
-    assert words[0] in ADDED or words[0] in _text(ELSEWHERE[words[0]])
+    name = words[0]
+    if name not in ADDED:
+        assert re.search(rf'"{name}"|sumzero\.{name} import', _text(ELSEWHERE[name]))
+    if name == "demo":
+        settings(options.data, [*options.overrides, *more])
     if getattr(options, "run", "").startswith("recipes/"):
         load(ROOT / options.run, [*options.overrides, *more])
 
@@ -160,9 +164,11 @@ def test_measured_numbers_are_those_that_were_saved(name):
 
 @pytest.mark.parametrize(("name", "times"), [("README.md", " times"), ("README.zh-CN.md", " 倍")])
 def test_what_the_introduction_claims_stands_in_the_table(name, times):
-    claimed = re.findall(rf"([\d.]+){times}", _text(name).partition("\n## ")[0])
+    introduction = _text(name).partition("\n## ")[0]
+    claimed = re.findall(rf"([\d.]+){times}", introduction)
     assert len(claimed) >= 4
     assert set(claimed) <= {cells[4] for cells, *_ in _table(name)}
+    assert set(re.findall(r"[\d.]+ s\b", introduction)) <= {cells[1] for cells, *_ in _table(name)}
 
 
 @pytest.mark.parametrize("name", FILES)
