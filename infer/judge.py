@@ -28,6 +28,7 @@ from sumzero.infer.chat import Remote
 from sumzero.infer.engine import Completion, Failure, Request
 from sumzero.infer.engines import Engines
 from sumzero.infer.rows import Row
+from sumzero.infer.sampling import without_texts
 from sumzero.loading import load_tokenizer, local_folder
 from sumzero.log import logger
 from sumzero.prompt import PromptRenderer, user_text
@@ -187,7 +188,7 @@ class _OurModel:
 
     def _started(self) -> Engines:
         if self._engines is None:
-            settings = self._config.generate
+            settings = without_texts(self._config.generate)
             self._engines = Engines(self._folder, settings, self._length, self._config.seed)
         return self._engines
 
