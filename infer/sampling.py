@@ -38,7 +38,7 @@ def sampling(
 
 
 def without_texts(settings: Generate) -> Generate:
-    """For an engine that only gives log-probabilities: without a beam search, and without guesses."""
+    """For an engine that gives log-probabilities alone: without beam search and speculation."""
     return replace(
         settings, beams=1, length_penalty=1.0, early_stopping=False, speculative_tokens=None
     )
