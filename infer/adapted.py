@@ -214,7 +214,7 @@ def _marked(
 
 def _unmarked(row: Row) -> Row:
     """A row with its record's own id, and those of the parts of its document."""
-    own = {name: _told(row[name])[1] for name in ("id", "of") if name in row}
+    own: Row = {name: _told(row[name])[1] for name in ("id", "of") if name in row}
     if "error" in row and row["error"].startswith(row["id"]):  # of a part, by its id
         own["error"] = _told(row["error"])[1]
     for level in row["tree"]["levels"] if "tree" in row else ():
