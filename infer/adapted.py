@@ -50,7 +50,8 @@ def parse_adapters(options: Iterable[str]) -> list[Adapter]:
     found: dict[str, Adapter] = {}
     for option in options:
         name, named, text = option.partition("=")
-        text = text if named else option
+        if not named or Path(option).is_dir():  # whose own path may hold the sign
+            named, text = "", option
         folder = Path(text)
         if not folder.is_dir():
             raise ConfigError(f"--adapter {option}: there is no folder {text}")
@@ -213,11 +214,13 @@ def _marked(
 
 def _unmarked(row: Row) -> Row:
     """A row with its record's own id, and those of the parts of its document."""
-    ids = {name: _told(row[name])[1] for name in ("id", "of") if name in row}
+    own: Row = {name: _told(row[name])[1] for name in ("id", "of") if name in row}
+    if "error" in row and row["error"].startswith(row["id"]):  # of a part, by its id
+        own["error"] = _told(row["error"])[1]
     for level in row["tree"]["levels"] if "tree" in row else ():
         for node in level:
             node["id"] = _told(node["id"])[1]
-    return row | ids
+    return row | own
 
 
 def _told(id_: str) -> tuple[int, str]:

@@ -38,8 +38,6 @@ def count_tokens(text: str) -> int:
 class Echo:
     """Answers each request with the first `max_new_tokens` tokens of its document."""
 
-    version = VERSION
-
     def __init__(self, max_new_tokens: int) -> None:
         self._most = max_new_tokens
 

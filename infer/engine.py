@@ -15,7 +15,7 @@ from typing import Any
 from sumzero.config import Generate
 from sumzero.imports import uncollected
 from sumzero.infer.beam_search import search, wanted
-from sumzero.infer.installed_vllm import engine_version, is_eager, is_on_cpu, set_environment
+from sumzero.infer.installed_vllm import is_eager, is_on_cpu, set_environment
 from sumzero.infer.lora import check_effect, lora_arguments, lora_requests
 from sumzero.infer.sampling import logprobs_of, one_token, sampling
 
@@ -148,7 +148,6 @@ class Engine:
         batched_tokens: int | None = None,
     ) -> None:
         """Starts the engine; see `engine_arguments`. `adapters` are folders in peft's format."""
-        self.version = engine_version()
         arguments = engine_arguments(model, settings, max_length, seed, adapters, batched_tokens)
         from vllm import EngineArgs, LLMEngine
 

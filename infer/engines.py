@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from itertools import groupby, islice
 from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
-from types import TracebackType
 
 from sumzero.config import Generate
 from sumzero.errors import RunError
@@ -68,12 +67,7 @@ class Crew:
     def __enter__(self) -> "Crew":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for process in self.take(None):
             process.end()
 
@@ -138,12 +132,7 @@ class Engines:
     def __enter__(self) -> "Engines":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

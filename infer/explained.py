@@ -17,6 +17,7 @@ from sumzero.errors import ConfigError, RunError
 from sumzero.infer.answering import Model
 from sumzero.infer.generation import SYSTEMS, Generation, finished_generations
 from sumzero.infer.job import Job, open_job
+from sumzero.infer.sampling import without_texts
 from sumzero.records import Record
 from sumzero.runfolder import RunFolder
 
@@ -30,13 +31,6 @@ _MACHINE = (
     "enforce_eager",
     "max_in_flight",
 )
-_FOR_SCORING: dict[str, Any] = {
-    "beams": 1,
-    "length_penalty": 1.0,
-    "early_stopping": False,
-    "speculative_tokens": None,
-    "prefix_caching": False,  # vLLM does not read it for prompts that are scored
-}
 
 
 @dataclass(frozen=True)
@@ -115,8 +109,11 @@ class Explained:
     def engine_settings(self, left_free: float) -> Generate:
         """Those of the generation for an engine that scores, with this share of a GPU left free."""
         share = self.config.generate.gpu_memory_utilization
-        scoring = {**_FOR_SCORING, "gpu_memory_utilization": max(0.1, share - left_free)}
-        return replace(self.config.generate, **scoring)
+        return replace(
+            without_texts(self.config.generate),
+            prefix_caching=False,  # vLLM does not read it for prompts that are scored
+            gpu_memory_utilization=max(0.1, share - left_free),
+        )
 
 
 def open_explained(config: RunConfig, system: str) -> Explained:

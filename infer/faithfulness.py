@@ -6,7 +6,6 @@ is given a block of them at once, so that it works full batches, sorted by lengt
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Protocol
 
 import numpy as np
@@ -29,39 +28,26 @@ class Faithful(Protocol):
         """Scores (n) in [0, 1]; NaN where there is nothing to judge."""
 
 
-class Faithfulness:
+class Faithfulness(ExitStack):
     """Scores what passes; without a model that is asked for it does nothing.
 
-    Only summaries are scored: answers and translations have NaN, and so have rows that failed.
+    Only summaries are scored: answers and translations have NaN, and so have rows that failed. To
+    be closed, since a judge may have engines.
     """
 
     def __init__(self, config: RunConfig) -> None:
         """Loads the models. Raises DataError where one is not of its kind."""
-        self._ended = ExitStack()
+        super().__init__()
         self._models: list[Faithful] = []
         self._values: dict[tuple[str, str], list[FloatArray]] = {}
-        with ExitStack() as failed:
-            failed.push(self._ended)
-            if config.score.nli is not None:
-                from sumzero.infer.entailment import Entailment
+        if config.score.nli is not None:
+            from sumzero.infer.entailment import Entailment
 
-                self._models.append(Entailment(config.score.nli))
-            if config.score.judge is not None:
-                from sumzero.infer.judge import Judge
+            self._models.append(Entailment(config.score.nli))
+        if config.score.judge is not None:
+            from sumzero.infer.judge import Judge
 
-                self._models.append(self._ended.enter_context(Judge(config)))
-            failed.pop_all()
-
-    def __enter__(self) -> "Faithfulness":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
-        self._ended.__exit__(kind, error, where)
+            self._models.append(self.enter_context(Judge(config)))
 
     @property
     def signatures(self) -> dict[str, str]:

@@ -19,7 +19,7 @@ from sumzero.runfolder import RunFolder, alone, atomic_file, read_json, write_js
 SYSTEMS = ("finetuned", "untrained", "lead3", "lead1", "echo")
 MERGED, PARQUET = "merged.jsonl", "merged.parquet"
 LOCK = ".merge.lock"
-PATIENCE = 120.0  # seconds, for another process that merges the same
+PATIENCE = 120.0  # seconds, for another process that writes the same
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,10 @@ def found(where: Path) -> Generation | None:
     file = where / "manifest.json"
     if not file.is_file():
         return None
-    manifest = read_json(file, "sumzero generate")
-    manifest["finished"] = time.time()
-    write_json(file, manifest)
+    with alone(where, "sumzero generate", PATIENCE, lock=LOCK):  # two must not write at once
+        manifest = read_json(file, "sumzero generate")
+        manifest["finished"] = time.time()
+        write_json(file, manifest)
     return Generation(where, manifest)
 
 

@@ -14,7 +14,6 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from sumzero.infer.chat import Remote
 from sumzero.infer.engine import Completion, Failure, Request
 from sumzero.infer.engines import Engines
 from sumzero.infer.rows import Row
+from sumzero.infer.sampling import without_texts
 from sumzero.loading import load_tokenizer, local_folder
 from sumzero.log import logger
 from sumzero.prompt import PromptRenderer, user_text
@@ -73,12 +73,7 @@ class Judge:
     def __enter__(self) -> "Judge":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._ours:
             self._ours.close()
         if kind is None:
@@ -187,7 +182,7 @@ class _OurModel:
 
     def _started(self) -> Engines:
         if self._engines is None:
-            settings = self._config.generate
+            settings = without_texts(self._config.generate)
             self._engines = Engines(self._folder, settings, self._length, self._config.seed)
         return self._engines
 

@@ -20,7 +20,7 @@ def generated(reply: Any) -> Row:
     try:
         choice = reply["choices"][0]
         text, refusal = choice["message"].get("content"), choice["message"].get("refusal")
-        reason = choice.get("finish_reason")
+        reason = _told(choice.get("finish_reason"))
         usage = reply.get("usage") or {}
         counts = {
             ours: usage[theirs]
@@ -32,7 +32,7 @@ def generated(reply: Any) -> Row:
     if isinstance(text, str) and not _half(text):
         return {"text": text.strip(), **counts, "finish_reason": reason}
     if text is None:
-        return {"error": f"no text ({reason}): {one_line(refusal or '')}".rstrip(": "), **counts}
+        return {"error": f"no text ({reason}): {_told(refusal) or ''}".rstrip(": "), **counts}
     raise ValueError("the answer has no text that is one")
 
 
@@ -74,6 +74,11 @@ def retry_after(header: str | None) -> float:
         return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
     except (ValueError, OverflowError):
         return 0.0
+
+
+def _told(value: Any) -> str | None:
+    """A text of others in one line; None where it is none."""
+    return one_line(value) if isinstance(value, str) else None
 
 
 def _half(text: str) -> bool:

@@ -6,7 +6,6 @@ the best one counts, per metric. `rouge-score-rs` is bit-equal to `rouge-score` 
 it is used where it is installed, and the signature says which.
 """
 
-from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -38,10 +37,13 @@ def rouge(
     """
     if len(references) != len(texts):
         raise ValueError("every text needs its references")
-    scores = RougeScores()
-    for targets, text in zip(references, texts, strict=True):
-        scores.add(targets, text, language)
-    return scores.by_metric()
+    scorer = Rouge()
+    found = [
+        scorer.score(scorer.targets(targets, language), text)
+        for targets, text in zip(references, texts, strict=True)
+    ]
+    scores = np.array(found).reshape(-1, len(METRICS))
+    return {name: scores[:, column] for column, name in enumerate(METRICS)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,23 +77,6 @@ class Rouge:
         scorer, split = self._scorers[targets.tokenizer], _split(text)
         found = [scorer.score(target, split) for target in targets.lines]
         return [max(one[name].fmeasure for one in found) for name in METRICS]
-
-
-class RougeScores:
-    """F-measures of texts that come one by one; of each its four numbers are kept."""
-
-    def __init__(self) -> None:
-        self._rouge = Rouge()
-        self._values = array("d")
-
-    def add(self, targets: Sequence[str], text: str, language: str = "en") -> None:
-        """Scores a text against its references. Raises ValueError where it has none."""
-        self._values.extend(self._rouge.score(self._rouge.targets(targets, language), text))
-
-    def by_metric(self) -> dict[str, FloatArray]:
-        """What `rouge` returns, of the texts so far."""
-        scores = np.array(self._values).reshape(-1, len(METRICS))
-        return {name: scores[:, column] for column, name in enumerate(METRICS)}
 
 
 def signature(tokenizers: Iterable[str] = (GOOGLE,)) -> str:

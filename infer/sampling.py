@@ -1,6 +1,7 @@
 """vLLM's SamplingParams, as our settings and requests have them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from sumzero.config import Generate
@@ -33,6 +34,13 @@ def sampling(
         stop_token_ids=stop_ids,
         skip_special_tokens=True,
         ignore_eos=ignore_eos,
+    )
+
+
+def without_texts(settings: Generate) -> Generate:
+    """For an engine that gives log-probabilities alone: without beam search and speculation."""
+    return replace(
+        settings, beams=1, length_penalty=1.0, early_stopping=False, speculative_tokens=None
     )
 
 

@@ -37,12 +37,6 @@ class Scored:
         return RunFolder.of(self.config)
 
     @property
-    def metrics(self) -> list[str]:
-        """All metrics that any system has, in the order of scores.json."""
-        found = (name for system in self.systems.values() for name in system["metrics"])
-        return list(dict.fromkeys(found))
-
-    @property
     def main(self) -> str:
         """The system that the run is about: the fine-tuned one, or the last that is no baseline.
 

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, overload
 
 from sumzero.config import RunConfig, Source
@@ -116,6 +115,8 @@ class Summarizer:
         ConfigError for what cannot be asked or does not fit, RunError where one text has no
         summary, or vLLM fails.
         """
+        if instruction is not None:
+            instruction = _text("instruction", instruction)
         self._check_asked(instruction, language)
         config = self._asking_for(max_words, sentences, instruction)
         model = replace(self._model, asked=asking(config, self._model.contract))
@@ -139,12 +140,7 @@ class Summarizer:
     def __enter__(self) -> "Summarizer":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -157,8 +153,6 @@ class Summarizer:
         contract, task = self._model.contract, self._source.task
         if task == "answer" and instruction is None:
             raise ConfigError("instruction: missing; this model answers a question")
-        if instruction is not None:
-            _text("instruction", instruction)
         languages = sorted({one.language for one in contract.instructions if one.task == task})
         if language is not None and language not in languages:
             known = ", ".join(languages)

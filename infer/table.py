@@ -1,7 +1,7 @@
 """merged.jsonl -> merged.parquet beside it: the same rows in the same order, in batches.
 
 A column is whole numbers, numbers, true/false or text where all its values are, and else holds JSON
-as text, as `metadata` always does. What a row does not have is null.
+as text, as `metadata` always does. What a row does not have, or has as null, is null.
 """
 
 import json
@@ -39,7 +39,7 @@ def _write(source: Path, file: Path) -> None:
     types: dict[str, set[type]] = {}
     for row in _rows(source):
         for name, value in row.items():
-            types.setdefault(name, set()).add(type(value))
+            types.setdefault(name, set()).update({type(value)} - {type(None)})
     columns = {name: None if name == "metadata" else _plain(of) for name, of in types.items()}
     schema = pa.schema([(name, type_ or pa.string()) for name, type_ in columns.items()])
     partial = file.with_name(file.name + ".partial")
@@ -74,6 +74,5 @@ def _plain(types: set[type]) -> pa.DataType | None:
 
 
 def _cell(row: dict[str, Any], name: str, plain: pa.DataType | None) -> Any:
-    if name not in row or plain is not None:
-        return row.get(name)
-    return json.dumps(row[name], ensure_ascii=False)
+    value = row.get(name)
+    return value if value is None or plain is not None else json.dumps(value, ensure_ascii=False)

@@ -26,9 +26,6 @@ class Curves:
     gradient_norm: Points
     mfu: Points
 
-    def __bool__(self) -> bool:
-        return bool(self.loss)
-
 
 def training_curves(events: Iterable[dict[str, Any]]) -> Curves:
     """The curves of a run's events. A step that was run again after a stop counts as run last."""

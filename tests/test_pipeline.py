@@ -8,12 +8,12 @@ import sys
 import pytest
 
 from sumzero import demo
-from sumzero.errors import ConfigError
+from sumzero.errors import ConfigError, RunError
 from sumzero.infer.generation import finished_generations
 from sumzero.pipeline import run
 from sumzero.records import read_all
 from sumzero.runfile import load
-from sumzero.runfolder import RunFolder, read_jsonl, write_jsonl
+from sumzero.runfolder import RunFolder, alone, read_jsonl, write_jsonl
 
 ROWS = {"train": 600, "test": 40}
 
@@ -158,3 +158,14 @@ def test_test_documents_that_would_be_refused_after_the_training_are_refused_bef
         run(config)
     assert RunFolder.of(config).data_report.is_file()
     assert not RunFolder.of(config).checkpoints.exists()
+
+
+def test_a_run_that_another_process_is_at_work_on_keeps_its_settings(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text(f'runs = "{tmp_path}/runs"\ndata.train.path = "a"\ndata.test.path = "b"\n')
+    folder = RunFolder.of(load(file))
+    folder.begin(load(file))
+    before = folder.config.read_text()
+    with alone(folder.root, "training"), pytest.raises(RunError, match="another `training`"):
+        run(load(file, ["train.lr=0.5"]))
+    assert folder.config.read_text() == before

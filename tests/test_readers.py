@@ -161,6 +161,12 @@ def test_a_saved_data_set_is_read_with_its_shards_and_splits(data_set):
     assert [row for _, row in rows_of(data_set / "halves", split="test")] == ROWS[300:]
 
 
+def test_a_saved_data_set_may_be_called_as_a_format(data_set, tmp_path, monkeypatch):
+    (data_set / "whole").rename(tmp_path / "json")
+    monkeypatch.chdir(tmp_path)
+    assert rows_of("json") == NUMBERED
+
+
 def test_a_damaged_data_set_is_told(data_set):
     file = next((data_set / "whole").glob("*.arrow"))
     content = bytearray(file.read_bytes())

@@ -24,6 +24,7 @@ from sumzero.readers import files
 from sumzero.records import Record, read_all
 from sumzero.runfile import check, override
 from sumzero.runfolder import RunFolder, read_json, read_jsonl, write_jsonl
+from sumzero.sentences import first_sentence
 
 COUNTS = {"train": 20000, "test": 200}
 _HELD_OUT = 0.1  # share of a user's own documents that is generated for
@@ -129,7 +130,7 @@ def split_records(config: RunConfig, data: str, records: Path) -> None:
     train: list[Record] = []
     limit = min(_MAX_HELD_OUT, max(1, round(_HELD_OUT * len(found))))
     by_hash = sorted(found, key=lambda record: hashlib.sha256(record.document.encode()).digest())
-    boundary = by_hash[min(limit, len(by_hash)) - 1].document
+    boundary = by_hash[limit - 1].document
     for index, record in enumerate(by_hash):
         (held_out if index < limit or record.document == boundary else train).append(record)
     if not train:
@@ -197,8 +198,6 @@ def with_paths(config: RunConfig, records: Path) -> RunConfig:
 
 
 def _row(record: Record) -> dict[str, Any]:
-    from sumzero.sentences import first_sentence
-
     return {
         "id": record.id,
         "document": record.document,

@@ -27,7 +27,6 @@ from sumzero.sentences import first_sentence
 
 MAX_SUMMARY_WORDS = 30
 MAX_LINES = 100  # of a definition: a line does not sum up more
-SPLITS = ("train", "validation", "test")
 # Generated parsers and tables, and test suites, hold few docstrings and take long to parse.
 _MAX_FILE_BYTES = 400_000
 _SKIPPED_FOLDERS = {"test", "tests", "testing", "__pycache__", "lib2to3", "idlelib", "pip"}

@@ -53,14 +53,13 @@ def run(
 ) -> tuple[dict[str, Any], Stages]:
     """Runs every stage; returns the scores and the stages' times.
 
-    `before` runs first, with the stages, once the run folder is there. Raises a SumZeroError where
-    a stage meets the user's fault, RunError where a stage's process failed.
+    `before` runs first, with the stages; it makes the run folder. Raises a SumZeroError where a
+    stage meets the user's fault, RunError where a stage's process failed.
     """
     if not config.data.test:
         raise ConfigError("data.test: a run ends in scores; set data.test.path")
     require_packages()
     folder = RunFolder.of(config)
-    folder.begin(config)
     stages = Stages(folder)
     if before:
         before(stages)

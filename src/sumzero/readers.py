@@ -108,7 +108,8 @@ def _data_set(source: Source) -> Any:
     import datasets  # takes a second
 
     datasets.disable_progress_bars()
-    if source.path.removeprefix(_HUB) in ("", *datasets.load._PACKAGED_DATASETS_MODULES):
+    unnamed = [_HUB + name for name in ("", *datasets.load._PACKAGED_DATASETS_MODULES)]
+    if source.path in ("", *unnamed):
         # `load_dataset("json")` takes whatever files lie in the working directory.
         raise DataError(f"{source.path}: names no data set; write hub:OWNER/NAME")
     try:

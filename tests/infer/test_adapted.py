@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from sumzero.adapter import ABOUT, BASE_DIGEST
 from sumzero.cli import main
+from sumzero.infer.adapted import _unmarked, parse_adapters
 from sumzero.weights_digest import weights_digest
 
 from .adapters import tokens_of, write_adapter
@@ -152,6 +153,21 @@ def test_a_long_document_is_taken_apart_for_each_and_what_it_has_is_not_made_aga
     for folder in whole:
         ids = [row["id"] for row in rows(folder / "shard-00000-of-00001.jsonl")]
         assert len(ids) == len(set(ids))
+
+
+def test_a_folder_may_have_an_equals_sign_in_its_path(tmp_path):
+    folder = tmp_path / "lr=1e-4" / "talks"
+    folder.mkdir(parents=True)
+    for option, name in ((str(folder), "talks"), (f"mine={folder}", "mine")):
+        (found,) = parse_adapters([option])
+        assert (found.name, found.folder) == (name, folder)
+
+
+def test_a_part_that_failed_is_named_by_its_own_id():
+    failed = {"id": "1:a", "error": "1:a#0.1: the engine dies of this row", "metadata": {}}
+    assert _unmarked(failed) == {**failed, "id": "a", "error": "a#0.1: the engine dies of this row"}
+    for error in ("1: no", "the engine dies of this row: SIGKILL"):  # of the record itself
+        assert _unmarked({"id": "1:a", "error": error}) == {"id": "a", "error": error}
 
 
 def test_adapters_of_another_base_or_contract_are_refused(run, adapters, base, tmp_path, capsys):

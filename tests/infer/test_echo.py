@@ -105,13 +105,15 @@ def test_a_table_has_the_same_rows(run_file, capsys):
 def test_a_table_has_nothing_where_a_row_has_no_such_value(run_file):
     made = generate(load(run_file), "echo")
     rows = [{"id": "a", "text": "x", "n": 1}, {"id": "b", "error": "why", "n": 1.5, "odd": [1]}]
-    _write(made.folder / "merged.jsonl", [*rows, {"id": "c", "odd": "text"}])
+    null = {"text": None, "odd": None, "gone": None}  # a server that does not say why it ended
+    _write(made.folder / "merged.jsonl", [*rows, {"id": "c", "odd": "text"}, {"id": "d", **null}])
     found = pq.read_table(write_parquet(made)).to_pylist()
-    nothing = dict.fromkeys(("text", "error", "n", "odd"))
+    nothing = dict.fromkeys(("text", "error", "n", "odd", "gone"))
     assert found == [
         {**nothing, "id": "a", "text": "x", "n": 1.0},
         {**nothing, "id": "b", "error": "why", "n": 1.5, "odd": "[1]"},
         {**nothing, "id": "c", "odd": '"text"'},
+        {**nothing, "id": "d"},
     ]
 
 

@@ -1,10 +1,11 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from sumzero.errors import ConfigError, DataError, RunError
 from sumzero.infer.generate import generate
-from sumzero.infer.generation import finished_generations
+from sumzero.infer.generation import finished_generations, found
 from sumzero.runfile import load
 from sumzero.runfolder import RunFolder
 from sumzero.weights_digest import weights_digest
@@ -74,6 +75,15 @@ def test_going_back_to_earlier_input_makes_its_generation_the_newest(run_file, t
     generate(load(run_file), "lead1")
     newest = finished_generations(RunFolder.of(load(run_file)))
     assert newest["lead1"].folder == first.folder
+
+
+def test_a_finished_generation_may_be_found_by_several_at_once(run_file):
+    made = generate(load(run_file), "lead1")
+    with ThreadPoolExecutor(4) as threads:
+        several = list(threads.map(lambda _: found(made.folder), range(16)))
+    assert {one.manifest["rows"] for one in several} == {3}
+    (newest,) = finished_generations(RunFolder.of(load(run_file))).values()
+    assert newest.manifest["finished"] == max(one.manifest["finished"] for one in several)
 
 
 def test_what_is_missing_is_said(run_file, tmp_path):

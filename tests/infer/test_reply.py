@@ -26,14 +26,24 @@ JSON = st.recursive(
 )
 
 
-@given(JSON | st.builds(completion, JSON) | st.builds(failure, JSON, code=JSON))
+def ended(content, finish_reason, refusal):
+    """A completion with any end, as JSON may have it: half a surrogate pair too."""
+    message = {"content": content, "refusal": refusal}
+    return {"choices": [{"message": message, "finish_reason": finish_reason}]}
+
+
+ANYTHING = JSON | st.text(st.characters())
+REPLIES = JSON | st.builds(completion, JSON) | st.builds(failure, JSON, code=JSON)
+
+
+@given(REPLIES | st.builds(ended, st.none() | ANYTHING, ANYTHING, ANYTHING))
 def test_any_reply_is_a_row_that_a_file_can_take_or_is_refused(reply):
     try:
         row = generated(reply)
     except ValueError:
         row = {}
     assert row == {} or ("text" in row) != ("error" in row)
-    json.dumps(row).encode()
+    json.dumps(row, ensure_ascii=False).encode()
     assert isinstance(error_code(reply), str)
     message = said(reply)
     assert len(message) <= 300

@@ -69,6 +69,8 @@ def test_a_running_event_loop_as_in_a_notebook_is_no_hindrance(summarize):
 
 def test_a_length_an_instruction_and_a_language_are_asked_for(summarize):
     plain = summarize(TEXTS[0])
+    tight, wide = (summarize(TEXTS[0], instruction=text) for text in ("Sum up.", " Sum up.\n"))
+    assert wide.prompt_tokens == tight.prompt_tokens  # stripped, as that of a record is
     for how in ({"max_words": 20}, {"sentences": 3}, {"instruction": "Say it again, but shorter."}):
         assert summarize(TEXTS[0], **how).prompt_tokens != plain.prompt_tokens
     assert summarize([TEXTS[0]], max_words=20)[0].document_tokens == plain.document_tokens
