@@ -117,9 +117,15 @@ def check_room(
     texts: Collection[str], renderer: "PromptRenderer", contract: "Contract", max_new_tokens: int
 ) -> None:
     """Raises ConfigError where a prompt that asks one of `texts` has no room for a document."""
-    fixed = (renderer.fixed_tokens(question_ids(renderer, text, "")) for text in texts)
-    if contract.max_length - max_new_tokens <= max(fixed):
+    fixed = max(renderer.fixed_tokens(question_ids(renderer, text, "")) for text in texts)
+    if contract.max_length - max_new_tokens <= fixed:
         raise ConfigError(
             f"generate.max_new_tokens = {max_new_tokens}: leaves no room for a document in the "
             f"model's {contract.max_length} tokens"
+        )
+    if contract.prompt_limit(max_new_tokens) <= fixed:
+        raise ConfigError(
+            f"what stands around a document has {fixed} tokens, and the model was trained on prompts "
+            f"of {contract.max_prompt} at most (data.max_prompt), which leaves no room for a "
+            "document; ask in fewer words"
         )

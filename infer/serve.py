@@ -157,7 +157,8 @@ def _add_routes(openai: OpenAIApp, responder: Responder, name: str, contract: Co
     ).get_template("serve.html.jinja")
 
     async def summarize(request: Request) -> Response:
-        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        media_type = request.headers.get("content-type", "").partition(";")[0]
+        if media_type.strip().lower() != "application/json":
             reason = "the body must be JSON, with Content-Type: application/json"
             return JSONResponse(error_body(415, reason), 415)
         answer = asyncio.ensure_future(responder.answer(await request.body(), openai.complete))

@@ -26,7 +26,7 @@ _SECTIONS = {
     "prepare": ("model", "data", "seed"),
     "train": ("train",),
     "generate": ("data.test", "generate"),
-    "score": ("score",),
+    "score": ("score", "endpoint"),  # of a judge
 }
 
 

@@ -112,6 +112,8 @@ def test_a_bad_request_is_told_in_one_line(server, body, line):
 def test_other_types_and_methods_are_refused(server):
     form = {"Content-Type": "text/plain"}  # a page of another site may send it unasked
     assert server.ask("POST", "/summarize", BODY, headers=form)[0] == 415
+    json_ = {"Content-Type": "Application/JSON; charset=utf-8"}  # media types have no case
+    assert server.ask("POST", "/summarize", BODY, headers=json_)[0] == 200
     assert server.ask("GET", "/summarize")[0] == 405
 
 
