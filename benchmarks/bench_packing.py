@@ -20,7 +20,6 @@ from harness import PEERS, Results, main, median_seconds
 from sumzero.train.packing import EMPTY, FloatArray, IntArray, Pieces, draw_steps, make_plan, pack
 
 PARAMETERS, LAYERS, WIDTH = 6.95e9, 36, 4096  # Qwen3-8B without embeddings
-Bins = list[list[int]]  # lengths, bin by bin
 
 
 def lengths_of(number: int, mean: float, limit: int, spread: float = 1.0) -> IntArray:

@@ -16,7 +16,9 @@ from typing import Any
 
 from harness import Results, device, main
 from train_runs import Runs
-from train_shapes import QUICK, SHAPES, Shape, Span, peak_flops, step_flops
+from train_shapes import QUICK, SHAPES, Shape, Span, step_flops
+
+from sumzero.train.devices import peak_flops
 
 CPU_TOKENS, CUDA_TOKENS = 2048, 8192
 EQUAL = 1e-3  # of the loss: 2^-8, bfloat16's rounding, averaged over some hundred tokens
@@ -181,7 +183,7 @@ def _compare(
 def _utilisation(
     about: str, shape: Shape, ours: dict[str, Any], goal: float | None, results: Results
 ) -> None:
-    peak = peak_flops(device())
+    peak = peak_flops(device(), "bfloat16")
     if peak is None:
         results.add(f"{about}: MFU", None, f"not measured: the peak of {device()} is not known")
         return

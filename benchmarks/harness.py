@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -111,8 +112,6 @@ def device() -> str:
     if info.is_file():
         lines = info.read_text(encoding="utf-8").splitlines()
         model = next((x.split(": ")[1] for x in lines if x.startswith("model name")), model)
-    import os
-
     return f"{len(os.sched_getaffinity(0))} cores of {model}"
 
 

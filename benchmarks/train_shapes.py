@@ -1,4 +1,4 @@
-"""The models that are timed: their shapes, the floating-point operations of a step, device peaks.
+"""The models that are timed: their shapes, and the floating-point operations of a step.
 
     FLOPs of forward and backward = 6 x parameters of the layers' matrices x tokens
                                   + 12 x layers x heads x head size x attended pairs
@@ -55,16 +55,6 @@ SHAPES = {
 }
 QUICK = Shape(2, 256, 4, 2, 64, 768, 8192, tied=True)
 
-# bfloat16 without sparsity, FLOP/s: NVIDIA's data sheets of H100 and H200 (half the figures that
-# they give with sparsity). The first name that the device's name contains counts.
-_PEAKS = (
-    ("H100 PCIe", 756e12),
-    ("H100 NVL", 835e12),
-    ("H200 NVL", 835e12),
-    ("H100", 989e12),
-    ("H200", 989e12),
-)
-
 
 @dataclass(frozen=True)
 class Span:
@@ -96,8 +86,3 @@ def step_flops(shape: Shape, spans: Sequence[Span], head_positions: int) -> floa
 def _pairs(span: Span, queries: int) -> float:
     """Of the last `queries` tokens with what they see: the area below the diagonal."""
     return queries * (span.prefix + span.length - queries / 2)
-
-
-def peak_flops(device_name: str) -> float | None:
-    """Peak of a device in bfloat16, FLOP/s; None where it is not known here."""
-    return next((peak for name, peak in _PEAKS if name in device_name), None)

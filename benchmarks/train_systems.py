@@ -70,7 +70,7 @@ def _sumzero(job: dict[str, Any], records: Workload) -> dict[str, Any]:
     from sumzero.train.supervised import SupervisedLM
 
     lm = load_model(job["model"], torch.bfloat16).to(job["device"])
-    if job["device"] == "cpu":  # as `train.loop.train` does
+    if job["device"] == "cpu":  # as `train.assemble` does
         keep_freed_memory()
     if job["recompute"]:
         lm.gradient_checkpointing_enable({"use_reentrant": False})

@@ -1,8 +1,8 @@
 """What is trained on: token ids drawn once, the same for every system.
 
-A step is the same few records each time. `families` is how SumZero lays them out, a document once
-for all its targets; `separate` are the sequences, document + prompt + target each, that other
-trainers get. Throughput counts the tokens of the latter for all.
+A step is the same few records each time. SumZero lays a document out once for all its targets;
+`separate` are the sequences, document + prompt + target each, that other trainers get. Throughput
+counts the tokens of the latter for all.
 """
 
 from collections.abc import Sequence

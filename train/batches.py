@@ -79,7 +79,6 @@ class StepBatches:
     batches: list[Batch]
     bins: list[int]
     weight: int
-    supervised_tokens: int
     tokens: int
     flops: int = 0
 
@@ -191,10 +190,9 @@ def batches(
         members = [[family(epochs.store, layout, i) for i in plan.members(bin_)] for bin_ in bins]
         made = [make_batch(families, pad_id, loss_weight) for families in members]
         all_bins = plan.step(index)
-        counts = (plan.weight, plan.supervised, plan.tokens)
-        weight, supervised, tokens = (int(count[all_bins].sum()) for count in counts)
+        weight, tokens = (int(count[all_bins].sum()) for count in (plan.weight, plan.tokens))
         operations = flops.step(epoch, index)[0] if flops is not None else 0
-        return step, StepBatches(made, bins, weight, supervised, tokens, operations)
+        return step, StepBatches(made, bins, weight, tokens, operations)
 
     with ThreadPoolExecutor(1, "batches") as pool:
         steps = iter(range(start, stop))

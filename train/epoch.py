@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +61,8 @@ class Epochs:
         self.config = config
         self._hidden_size = hidden_size
         self._recent: OrderedDict[int, Epoch] = OrderedDict()
+        # A thread plans ahead while the main one looks up a step's records.
+        self._lock = Lock()
 
     @cached_property
     def _planned(self) -> tuple[list[int], str]:
@@ -95,27 +98,31 @@ class Epochs:
 
     def epoch(self, number: int) -> Epoch:
         """An epoch by its number; the last two asked for are kept."""
-        if number not in self._recent:
-            data, train = self.config.data, self.config.train
-            layout = self._layout(number, share=data.share_documents)
-            if not len(layout.pieces):
-                raise ConfigError(
-                    f"data.train: epoch {number} has no example; give its sources more weight"
-                )
-            plan = make_plan(
-                layout.pieces,
-                limit=data.max_length,
-                bins_per_step=train.bins_per_step,
-                balance_width=train.balance_width,
-                hidden_size=self._hidden_size,
-                seed=self.config.seed,
-                epoch=number,
+        with self._lock:
+            if number not in self._recent:
+                self._recent[number] = self._planned_epoch(number)
+                if len(self._recent) > 2:
+                    self._recent.popitem(last=False)
+            self._recent.move_to_end(number)
+            return self._recent[number]
+
+    def _planned_epoch(self, number: int) -> Epoch:
+        data, train = self.config.data, self.config.train
+        layout = self._layout(number, share=data.share_documents)
+        if not len(layout.pieces):
+            raise ConfigError(
+                f"data.train: epoch {number} has no example; give its sources more weight"
             )
-            self._recent[number] = Epoch(number, layout, plan)
-            if len(self._recent) > 2:
-                self._recent.popitem(last=False)
-        self._recent.move_to_end(number)
-        return self._recent[number]
+        plan = make_plan(
+            layout.pieces,
+            limit=data.max_length,
+            bins_per_step=train.bins_per_step,
+            balance_width=train.balance_width,
+            hidden_size=self._hidden_size,
+            seed=self.config.seed,
+            epoch=number,
+        )
+        return Epoch(number, layout, plan)
 
     def records(self, global_step: int) -> list[str]:
         """The ids of the records that a step learns from, bin by bin."""

@@ -28,8 +28,7 @@ def trained(
     Raises RunError where the checkpoint is of another model.
     """
     held = model.state_dict(keep_vars=True)
-    same = {name: {id(tensor)} for name, tensor in held.items()}
-    alias = {id(held[name]): name for name in shards.names if name in same}
+    alias = {id(held[name]): name for name in shards.names if name in held}
     names = saved_names(model)
     missing = [name for name, tensor in names.items() if id(tensor) not in alias]
     unknown = [name for name in shards.names if name not in held]

@@ -201,8 +201,8 @@ def _steps(run: Run) -> bool:
             break
         run.watch.at(step + 2, "waiting for its batches")
     run.watch.at(standing.step, "waiting for its checkpoint", slow=True)
-    run.saver.finish()
-    _tell_end(run)
+    run.throughput.pause(run.saver.finish())
+    run.tell_end()
     return standing.finished
 
 
@@ -226,24 +226,6 @@ def train_step(
         trainer.step(lr)
         total += loss.detach()
     return total
-
-
-def _tell_end(run: Run) -> None:
-    standing = run.standing
-    run.journal.event(
-        "end" if standing.finished else "preempted",
-        step=standing.step,
-        seconds=round(run.throughput.seconds, 3),
-        tokens_per_second=round(run.throughput.overall, 1),
-        skipped_steps=standing.skipped,
-    )
-    if not standing.finished:
-        logger.warning("preempted: saved at step %d of %d", standing.step, run.epochs.num_steps)
-    elif standing.step < run.epochs.num_steps:
-        logger.info(
-            "ended early at step %d: best validation loss %.4f at step %d",
-            *(standing.step, standing.best, standing.best_step),
-        )
 
 
 def _is_due(step: int, every: int | None) -> bool:

@@ -21,9 +21,9 @@ def load_model(
 ) -> PreTrainedModel:
     """A causal LM from a local folder or the Hub, in `dtype`; no remote code, safetensors only.
 
-    `quantization` is what `four_bit.quantization` gives. Where a ZeRO-3 configuration is alive
-    (`engine.zero3_loading`), parameters are split over the ranks as they are read. Raises DataError
-    where there is no such model or a weight is missing.
+    `quantization` is what `four_bit.quantization` gives. Within `engine.zero3_loading`, parameters
+    are split over the ranks as they are read. Raises DataError where there is no such model or a
+    weight is missing.
     """
     if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
         raise DataError(f"{path}: the model folder has no config.json")

@@ -133,6 +133,25 @@ class Run:
         self.throughput.pause(seconds)
         self.journal.flush()
 
+    def tell_end(self) -> None:
+        """How it ended: finished, or preempted and to be started again."""
+        standing, num_steps = self.standing, self.epochs.num_steps
+        self.throughput.mark()  # steps since the last log line
+        self.journal.event(
+            "end" if standing.finished else "preempted",
+            step=standing.step,
+            seconds=round(self.throughput.seconds, 3),
+            tokens_per_second=round(self.throughput.overall, 1),
+            skipped_steps=standing.skipped,
+        )
+        if not standing.finished:
+            logger.warning("preempted: saved at step %d of %d", standing.step, num_steps)
+        elif standing.step < num_steps:
+            logger.info(
+                "ended early at step %d: best validation loss %.4f at step %d",
+                *(standing.step, standing.best, standing.best_step),
+            )
+
     def poll(self) -> None:
         """Between steps: gives an asynchronous checkpoint its name once it is written."""
         begun = time.perf_counter()

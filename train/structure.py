@@ -140,11 +140,6 @@ class Structure:
         """Parameters that are trained."""
         return sum(weight.numel for weight in self.weights if weight.trained)
 
-    @cached_property
-    def largest(self) -> int:
-        """Elements of the largest parameter."""
-        return max(weight.numel for weight in self.weights)
-
     def exchanged_keys(self, sharing: int) -> int:
         """`keys` where so many ranks share a bin: heads are repeated until ranks divide them."""
         heads = self.keys * self.heads // self.queries

@@ -27,7 +27,6 @@ class Zero:
 
     stage: int
     reduce_bucket: int
-    gather_bucket: int
     prefetch_bucket: int
     persistence: int
     max_live: int
@@ -59,7 +58,6 @@ class Zero:
         return cls(
             stage=stage,
             reduce_bucket=size("reduce_bucket_size", 5e8),
-            gather_bucket=size("allgather_bucket_size", 5e8),
             prefetch_bucket=size("prefetch_bucket_size", 5e7),
             persistence=size("param_persistence_threshold", 1e5),
             max_live=size("max_live_parameters", 1e9),

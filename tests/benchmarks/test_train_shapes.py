@@ -58,16 +58,3 @@ def test_documents_of_a_row_cost_less_attention_than_one_of_its_length():
     row, apart = step_flops(SHAPE, whole(2000), 0), step_flops(SHAPE, whole(*[500] * 4), 0)
     pairs = 2000**2 / 2 - 4 * 500**2 / 2
     assert row - apart == 12 * SHAPE.layers * SHAPE.heads * SHAPE.head_size * pairs
-
-
-@pytest.mark.parametrize(
-    ("name", "peak"),
-    [
-        ("NVIDIA H100 80GB HBM3", 989e12),
-        ("NVIDIA H100 PCIe", 756e12),
-        ("NVIDIA H200", 989e12),
-        ("NVIDIA A10G", None),
-    ],
-)
-def test_the_peak_is_that_of_the_named_device(name, peak):
-    assert train_shapes.peak_flops(name) == peak

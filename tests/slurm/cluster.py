@@ -39,11 +39,9 @@ class Cluster:
         if len(str(self.state)) > LONGEST_STATE:
             raise ValueError(f"longer than {LONGEST_STATE} characters: {self.state}")
         self.nodes = tuple(f"node{i}" for i in range(1, nodes + 1))
-        self._settings = {"cpus": cpus, "memory": memory, "gpus": gpus, "grace": grace}
-        self._settings["extra"] = extra
+        self._settings = dict(cpus=cpus, memory=memory, gpus=gpus, grace=grace, extra=extra)
         self._grace = grace
-        self._machines = {}
-        self._daemons = {}
+        self._machines, self._daemons = {}, {}
         self._settled_jobs = 0  # the number of the last job before `settle`
 
     def __enter__(self):

@@ -1,6 +1,8 @@
 """What an epoch sees, in which words, and how many steps a run has."""
 
+import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, pairwise
 
 import numpy as np
@@ -203,3 +205,17 @@ def test_an_epoch_asked_for_again_is_the_same(ten_steps):
     again = epochs.epoch(0)
     assert again.plan.digest == first.plan.digest
     assert np.array_equal(again.layout.paraphrase, first.layout.paraphrase)
+
+
+def test_threads_may_ask_for_epochs_at_once(ten_steps):
+    """One builds batches ahead while another looks up what a step was made of."""
+    epochs = ten_steps.epochs(epochs=8.0)
+    want = [epochs.records(step) for step in range(epochs.num_steps)]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            steps = [*range(epochs.num_steps)] * 4
+            assert list(threads.map(epochs.records, steps)) == want * 4
+    finally:
+        sys.setswitchinterval(before)

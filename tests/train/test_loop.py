@@ -98,9 +98,12 @@ def test_a_run_whose_evaluations_do_not_improve_stops_early_and_stays_so(run_fil
     folder = _prepared(run_file, "early")
     # Steps too small to change a float32 weight: every evaluation is the same.
     options = ["name=early", "train.lr=1e-30", "train.eval_every=1", "train.early_stop=2"]
+    options.append("train.log_every=5")
     first = forks.train(run_file, *options)
     assert [x["step"] for x in _events(folder, "evaluation")] == [1, 2, 3]
     assert "ended early at step 3: best validation loss" in first["log"]
+    (end,) = _events(folder, "end")  # of all steps, though none was logged
+    assert end["seconds"] > 0 < end["tokens_per_second"]
     assert os.readlink(folder.checkpoints / "best") == _name(1)
     assert checkpoint.newest(folder.checkpoints) == _name(3)
     assert "trained already" in forks.train(run_file, *options)["log"]
