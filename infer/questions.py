@@ -125,7 +125,7 @@ def check_room(
         )
     if contract.prompt_limit(max_new_tokens) <= fixed:
         raise ConfigError(
-            f"what stands around a document has {fixed} tokens, and the model was trained on prompts "
-            f"of {contract.max_prompt} at most (data.max_prompt), which leaves no room for a "
-            "document; ask in fewer words"
+            f"what stands around a document has {fixed} tokens, and the model was trained on "
+            f"prompts of {contract.max_prompt} at most (data.max_prompt), which leaves no room for "
+            "a document; ask in fewer words"
         )

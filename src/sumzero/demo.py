@@ -154,10 +154,15 @@ def verdict(scores: dict[str, Any]) -> tuple[bool, str]:
 def summary(folder: RunFolder, scores: dict[str, Any], stages: Stages) -> str:
     """What the demo prints at its end."""
     events = read_jsonl(folder.root / "events.jsonl")
-    end = next(event for event in reversed(events) if event["event"] == "end")
-    losses = [event["loss"] for event in events if event["event"] == "step"]
     made = finished_generations(folder)["finetuned"].manifest
     plan = read_json(folder.plan, "sumzero demo")
+    end = next(event for event in reversed(events) if event["event"] == "end")
+    losses = [event["loss"] for event in events if event["event"] == "step"]
+    training = [f"{plan['steps']} steps"]
+    if "tokens_per_second" in end:  # not where it was killed between its last step and its end
+        training.insert(0, f"{end['tokens_per_second']:,.0f} tokens/s")
+    if losses:
+        training.append(f"loss {losses[0]:.2f} -> {losses[-1]:.2f}")
     rate = made["rows"] / max(made["seconds_generate"], 1e-9)
     times = "\n".join(f"  {name:<20}{seconds:7.1f} s" for name, seconds in stages.seconds.items())
     return "\n".join(
@@ -165,8 +170,7 @@ def summary(folder: RunFolder, scores: dict[str, Any], stages: Stages) -> str:
             "",
             table(scores),
             "",
-            f"training    {end['tokens_per_second']:,.0f} tokens/s, {plan['steps']} steps, "
-            f"loss {losses[0]:.2f} -> {losses[-1]:.2f}",
+            f"training    {', '.join(training)}",
             f"generation  {rate:,.1f} summaries/s ({made['output_tokens']} tokens), "
             f"engine start {made['seconds_start']:.1f} s",
             times,

@@ -108,5 +108,5 @@ def test_a_generation_that_was_broken_off_is_no_summary(responder, reason):
 def test_a_run_that_leaves_no_room_is_refused_at_the_start(responder):
     with pytest.raises(ConfigError, match="leaves no room for a document"):
         responder(max_new_tokens=127)
-    with pytest.raises(ConfigError, match=r"of 4 at most \(data\.max_prompt\), which leaves no room"):
-        responder(max_prompt=4)
+    with pytest.raises(ConfigError, match=r"of 16 at most \(data\.max_prompt\), which leaves no"):
+        responder(max_prompt=16, instruction="Sum this up. " * 3)
