@@ -25,8 +25,7 @@ from generate_run import QUICK_SHAPE, SHAPE, write_run
 from harness import Results, main
 from numpy.typing import NDArray
 
-# Rewording is learned later than copying.
-STEPS, QUICK_STEPS = {"copied": 400, "reworded": 800}, {"copied": 350, "reworded": 600}
+STEPS, QUICK_STEPS = 800, 600
 MARKED, QUICK_MARKED = 200, 40
 PAPERS, QUICK_PAPERS = 20, 5
 BY_PEER = 65  # prompts
@@ -39,9 +38,10 @@ def measure(options: argparse.Namespace, results: Results) -> None:
     """Found sentences and faithfulness, then cost, then memory."""
     quick = options.quick
     count, papers = (QUICK_MARKED, QUICK_PAPERS) if quick else (MARKED, PAPERS)
+    steps = QUICK_STEPS if quick else STEPS
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for what, steps in (QUICK_STEPS if quick else STEPS).items():
+        for what in ("copied", "reworded"):
             (folder / what).mkdir()
             run, records = write_marked(folder / what, count, steps, reworded=what == "reworded")
             _found(what, run, records, results, checked=min(count, 100))
