@@ -69,7 +69,7 @@ class Entailment:
         on_gpu = torch.cuda.is_available() if device is None else device != "cpu"
         self._device = torch.device(device or ("cuda" if on_gpu else "cpu"))
         dtype = dtype or (torch.bfloat16 if on_gpu else torch.float32)
-        self._batch_tokens = batch_tokens or (32768 if on_gpu else 4096)
+        self._batch_tokens = batch_tokens or (32768 if on_gpu else 1024)  # docs/faithfulness.md
         self._tokenizer = _tokenizer(folder)
         self._model = _model(folder, dtype).to(self._device)
         self.label = _entailment_label(path, self._model.config.label2id)
