@@ -1,9 +1,9 @@
 """`score.nli` and `score.judge`: pairs of a document and a summary in a second.
 
 Models have the shapes of those that people use, and random weights, on which speed does not depend:
-DeBERTa-v3-base for nli, Qwen3-0.6B for the judge. Documents are abstracts of papers, with up to
-three summaries each; tokenizers of 8192 tokens are trained on them, so the same text has more
-tokens than with those models' own. Models are loaded, and an engine is warm, before the clock runs.
+DeBERTa-v3-base for nli, Qwen3-0.6B for the judge. Documents are abstracts of papers, with three
+summaries each. Tokenizers are trained on them, so a text has not as many tokens as with those
+models' own. Models are loaded, and an engine is warm, before the clock runs.
 """
 
 import argparse
