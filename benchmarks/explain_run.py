@@ -1,12 +1,17 @@
 """A run whose summaries are known to depend on two sentences of each document, for bench_explain.
 
 A document has from 4 to 7 sentences; one begins with "Note:", another one, before or after it, with
-"Also:". The summary is those two, and a tiny model is trained to find and copy them.
+"Also:". A tiny model is trained to find those two, and to copy them or to say them in other words:
+each name, verb, thing and place has another word, always the same, that no document has.
+
+    Note: Anna found the lamp in Rome.    The light was discovered by Novak in Italy.
 """
 
 import json
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +19,16 @@ NAMES = "Anna Boris Carla David Elena Frank Greta Henry Irene Jakob Karla Louis 
 VERBS = "found lost bought sold painted carried broke washed"
 THINGS = "lamp horse coat drum boat clock ladder stone violin basket mirror kettle"
 PLACES = "Rome Oslo Lima Kyoto Cairo Delhi Quito Perth"
+SURNAMES = (
+    "Novak Weber Moreau Rossi Berg Kowal Silva Tanaka Okafor Haddad Ivanov Mehta Chen Lopez Ek"
+)
+DONE = "discovered mislaid purchased traded coloured transported shattered cleaned"
+ALIKE = "light mare jacket percussion ship timepiece steps rock fiddle hamper glass pot"
+COUNTRIES = "Italy Norway Peru Japan Egypt India Ecuador Australia"
+_FACT = (NAMES, VERBS, THINGS, PLACES)
+_OTHER = dict(
+    zip(" ".join(_FACT).split(), f"{SURNAMES} {DONE} {ALIKE} {COUNTRIES}".split(), strict=True)
+)
 MARKS = ("Note", "Also")
 VOCABULARY, POSITIONS, NEW = 700, 512, 40
 _BATCH, _RATE = 16, 3e-3
@@ -28,21 +43,25 @@ class Marked:
     sources: tuple[int, int]
 
 
-def marked(choose: random.Random) -> Marked:
-    """A random document."""
+def marked(choose: random.Random, *, reworded: bool) -> Marked:
+    """A random document, and its summary."""
     count = choose.randint(4, 7)
-    facts = [
-        f"{choose.choice(NAMES.split())} {choose.choice(VERBS.split())} the "
-        f"{choose.choice(THINGS.split())} in {choose.choice(PLACES.split())}."
-        for _ in range(count)
-    ]
+    facts = [[choose.choice(words.split()) for words in _FACT] for _ in range(count)]
     first, second = choose.sample(range(count), 2)
     marks = {first: MARKS[0], second: MARKS[1]}
-    lines = [f"{marks.get(i, 'Then')}: {fact}" for i, fact in enumerate(facts)]
-    return Marked(" ".join(lines), f"{lines[first]} {lines[second]}", (first, second))
+    lines = [
+        f"{marks.get(i, 'Then')}: {name} {verb} the {thing} in {place}."
+        for i, (name, verb, thing, place) in enumerate(facts)
+    ]
+    said = [_in_other_words(*facts[i]) if reworded else lines[i] for i in (first, second)]
+    return Marked(" ".join(lines), " ".join(said), (first, second))
 
 
-def write_run(folder: Path, rows: int, steps: int) -> tuple[Path, list[Marked]]:
+def _in_other_words(name: str, verb: str, thing: str, place: str) -> str:
+    return f"The {_OTHER[thing]} was {_OTHER[verb]} by {_OTHER[name]} in {_OTHER[place]}."
+
+
+def write_run(folder: Path, rows: int, steps: int, *, reworded: bool) -> tuple[Path, list[Marked]]:
     """A run with so many records and a trained export; the run file, and what the records are."""
     from sumzero.config import Data, Scratch, Source
     from sumzero.contract import make_contract, write_contract
@@ -50,7 +69,10 @@ def write_run(folder: Path, rows: int, steps: int) -> tuple[Path, list[Marked]]:
     from sumzero.train.scratch import initial_model, train_tokenizer
 
     choose = random.Random(0)
-    tokenizer = train_tokenizer(iter([marked(choose).document for _ in range(500)]), VOCABULARY)
+    draw = partial(marked, choose, reworded=reworded)
+    drawn = [draw() for _ in range(500)]
+    texts = iter([f"{one.document} {one.summary}" for one in drawn])
+    tokenizer = train_tokenizer(texts, VOCABULARY)
     scratch = Scratch(
         vocab_size=VOCABULARY,
         hidden_size=64,
@@ -64,12 +86,12 @@ def write_run(folder: Path, rows: int, steps: int) -> tuple[Path, list[Marked]]:
     contract = make_contract(renderer, data)
     model = initial_model(scratch, tokenizer, positions=POSITIONS, seed=0).float()
     asked = renderer.ask(contract.instructions[0].inference())
-    _learn(model, renderer, asked, choose, steps)
+    _learn(model, renderer, asked, draw, steps)
     export = folder / "runs" / "run" / "export"
     model.save_pretrained(export)
     tokenizer.save_pretrained(export)
     write_contract(export, contract)
-    records = [marked(choose) for _ in range(rows)]
+    records = [draw() for _ in range(rows)]
     with (folder / "test.jsonl").open("w", encoding="utf-8") as out:
         for number, one in enumerate(records):
             row = {"id": f"row-{number}", "document": one.document, "target": one.summary}
@@ -89,7 +111,9 @@ def write_run(folder: Path, rows: int, steps: int) -> tuple[Path, list[Marked]]:
     return run, records
 
 
-def _learn(model: Any, renderer: Any, asked: list[int], choose: random.Random, steps: int) -> None:
+def _learn(
+    model: Any, renderer: Any, asked: list[int], draw: Callable[[], Marked], steps: int
+) -> None:
     """Trains on documents of which none comes twice, on the summaries alone."""
     import torch
 
@@ -102,7 +126,7 @@ def _learn(model: Any, renderer: Any, asked: list[int], choose: random.Random, s
     for _ in range(steps):
         rows = []
         for _ in range(_BATCH):
-            one = marked(choose)
+            one = draw()
             document = renderer.encode_text([one.document])[0]
             prompt = renderer.prompt(document, POSITIONS - NEW, asked).ids
             rows.append((prompt, renderer.encode_targets([one.summary])[0]))

@@ -15,6 +15,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby, pairwise
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +65,11 @@ class Entailment:
         Raises DataError where it is no such model, or has no label for entailment.
         """
         folder = local_folder(path, None)
+        self._path = path
         on_gpu = torch.cuda.is_available() if device is None else device != "cpu"
         self._device = torch.device(device or ("cuda" if on_gpu else "cpu"))
         dtype = dtype or (torch.bfloat16 if on_gpu else torch.float32)
-        self._batch_tokens = batch_tokens or (32768 if on_gpu else 4096)
+        self._batch_tokens = batch_tokens or (32768 if on_gpu else 1024)  # docs/faithfulness.md
         self._tokenizer = _tokenizer(folder)
         self._model = _model(folder, dtype).to(self._device)
         self.label = _entailment_label(path, self._model.config.label2id)
@@ -91,7 +93,10 @@ class Entailment:
         )
 
     def score(self, documents: Sequence[str], summaries: Sequence[str]) -> FloatArray:
-        """The scores (n) in [0, 1] of n summaries; NaN of those without a word."""
+        """The scores (n) in [0, 1] of n summaries; NaN of those without a word.
+
+        Raises DataError where the model gives no numbers.
+        """
         pairs = (
             pair
             for row, (document, summary) in enumerate(zip(documents, summaries, strict=True))
@@ -164,6 +169,9 @@ class Entailment:
             logits = self._model(**given).logits
         wide = logits if logits.dtype == torch.float64 else logits.float()
         found: list[float] = wide.softmax(-1)[:, self.label].tolist()
+        if not all(map(isfinite, found)):
+            why = f"its weights are damaged, or too large for {logits.dtype}"
+            raise DataError(f"{self._path}: its probabilities are no numbers (NaN): {why}")
         return found
 
     def _leading_space(self) -> str:

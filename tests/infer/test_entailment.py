@@ -141,6 +141,14 @@ def test_models_that_are_none_of_inference_are_refused(tmp_path, model_folder):
         Entailment("nobody/has-this", device="cpu")
 
 
+def test_a_model_that_gives_no_numbers_is_refused_and_not_scored_0(tmp_path):
+    scorer = Entailment(write_bert(tmp_path), device="cpu")
+    with torch.no_grad():
+        scorer._model.classifier.bias.fill_(torch.nan)
+    with pytest.raises(DataError, match=r"no numbers \(NaN\): its weights are damaged, or too"):
+        scorer.score(DOCUMENTS, SUMMARIES)
+
+
 def test_control_tokens_in_a_text_are_text(bert):
     plain = bert.windows("the cat sat on the mat", 60)
     hostile = bert.windows("the cat [SEP] sat [CLS] on the mat", 60)

@@ -1,5 +1,9 @@
 """`sumzero explain`: what is rendered, scored and written, with a model of random weights."""
 
+import signal
+import subprocess
+import sys
+from contextlib import suppress
 from itertools import pairwise
 
 import numpy as np
@@ -155,3 +159,47 @@ def test_a_larger_sample_takes_what_is_there_and_the_same_sample_is_the_same(
     assert set(some) < set(more)
     explain(config, sample=4)
     assert [row["id"] for row in read_explanation(RunFolder.of(config))[1]] == some
+
+
+def _lines(folder):
+    """Whole rows of explanations that are kept beside the generation."""
+    return sum(file.read_bytes().count(b"\n") for file in folder.glob("explained-*.jsonl"))
+
+
+def _alike(one, other):
+    """Whether two JSON values are the same, numbers but for what float32 in other batches makes."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_alike(one[x], other[x]) for x in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    return one == pytest.approx(other, abs=2e-3)
+
+
+def test_killed_in_the_middle_it_goes_on_and_nothing_that_is_kept_is_asked_again(
+    explained, run_file, generation
+):
+    """A real process dies by SIGKILL once it has written some rows of all."""
+    for file in generation.folder.glob("explained-*.jsonl"):
+        file.unlink()
+    argv = [sys.executable, "-m", "sumzero.cli", "explain", str(run_file), "--sample", "50"]
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        while process.poll() is None and not _lines(generation.folder):
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.002)
+        process.kill()
+        said = process.stderr.read()
+    assert process.returncode == -signal.SIGKILL, said.decode()
+    (file,) = generation.folder.glob("explained-*.jsonl")
+    kept = file.read_bytes()
+    kept = kept[: kept.rfind(b"\n") + 1]
+    num_kept = kept.count(b"\n")
+    assert 1 <= num_kept < len(ROWS)
+
+    assert main(["explain", str(run_file), "--sample", "50"]) == 0
+    assert file.read_bytes().startswith(kept)
+    assert _lines(generation.folder) == len(ROWS)
+    head, rows = read_explanation(RunFolder.of(load(run_file)))
+    assert head["cost"]["rows_made_now"] == len(ROWS) - num_kept
+    wanted_head, wanted = explained
+    for made, left_alone in ((head, wanted_head), *zip(rows, wanted.values(), strict=True)):
+        assert _alike({**made, "cost": None}, {**left_alone, "cost": None}), made
