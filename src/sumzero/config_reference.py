@@ -15,16 +15,18 @@ Schema = dict[str, Any]
 
 _HEAD = """# Every setting
 
-A run file is TOML. A setting left out has its default. On the command line a setting is `section.key=value` behind the
-run file; the value is read as TOML, and as plain text where it is none:
+A run file is TOML. A setting left out has its default. On the command line a setting is
+`section.key=value` behind the run file; the value is read as TOML, and as plain text where it is
+none:
 
     sumzero prepare RUN.toml data.max_length=4096 train.lr=2e-5 data.train.path=train.jsonl
 
-With several sources in `[[data.train]]` one is named by its number, `data.train.0.path`. A key that does not exist, a value
-of another type or out of range ends the command with exit code 2 and a line for each. `runs/NAME/config.toml`
-has all that a run was made with.
+With several sources in `[[data.train]]` one is named by its number, `data.train.0.path`. A key that
+does not exist, a value of another type or out of range ends the command with exit code 2 and a line
+for each. `runs/NAME/config.toml` has all that a run was made with.
 
-This page is made from `src/sumzero/config.py` and the modules of settings beside it by `make docs/config.md`.
+This page is made from `src/sumzero/config.py` and the modules of settings beside it by
+`make docs/config.md`.
 """
 _TYPES = {
     "integer": "whole number",
