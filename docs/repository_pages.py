@@ -1,4 +1,4 @@
-"""A hook of MkDocs: pages that lie outside docs/, and links as they are written for the repository."""
+"""A hook of MkDocs: pages from outside docs/, and links as they are written for the repository."""
 
 import os.path
 import re

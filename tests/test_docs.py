@@ -35,6 +35,10 @@ SOURCES = [
 ]
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 FILES = (".py", ".sbatch", ".jsonl", ".json", ".toml", ".csv", ".md", ".arrow")
+OURS = re.compile(
+    r"(?<![\w/.])(?:src/sumzero|tests|train|infer|kernels|benchmarks|slurm|ds_configs|recipes|docs)"
+    r"/[a-z0-9_/]+\.(?:py|md|sbatch|sh|toml|jsonl?|txt)\b"
+)
 SETTING = re.compile(r"(?:model|data|train|generate|endpoint|score|explain)(?:\.[a-z_0-9]+)+")
 
 
@@ -123,10 +127,10 @@ def test_every_setting_that_is_named_exists(file):
     assert {key for key in keys if not _is_setting(key)} == set()
 
 
-@pytest.mark.parametrize("file", ALL, ids=_name)
-def test_every_test_that_is_named_exists(file):
-    named = set(re.findall(r"tests/[\w/]+\.py", file.read_text(encoding="utf-8")))
-    assert {test for test in named if not (ROOT / test).is_file()} == set()
+@pytest.mark.parametrize("file", PAGES, ids=_name)
+def test_every_file_of_ours_that_is_named_exists(file):
+    named = set(OURS.findall(file.read_text(encoding="utf-8")))
+    assert {path for path in named if not (ROOT / path).is_file()} == set()
 
 
 def test_claims_of_exactness_that_name_their_test_are_listed_in_numerics():
