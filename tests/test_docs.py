@@ -91,6 +91,11 @@ def _commands():
                 yield pytest.param(line, id=f"{_name(file)}:{line[:70]}")
 
 
+@cache
+def _parser():
+    return cli._parser()
+
+
 @pytest.mark.parametrize("line", [*_commands()])
 def test_every_command_is_one_that_the_program_takes(line):
     words = shlex.split(re.sub(r"\[[^\]]*\]", "", line), comments=True)[1:]
@@ -98,7 +103,7 @@ def test_every_command_is_one_that_the_program_takes(line):
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            options, more = cli._parser().parse_known_args(words)
+            options, more = _parser().parse_known_args(words)
     except SystemExit:
         pytest.fail(said.getvalue())
     assert not [word for word in more if "=" not in word or word.startswith("-")]
