@@ -41,7 +41,7 @@ check: lint test
 
 # Fails where a link is broken or a page is out of date.
 docs: $(STAMP) docs/config.md
-	$(BIN)/mkdocs build -q
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
 
 docs/config.md: $(STAMP)
 	$(BIN)/python -m sumzero.config_reference > $@.partial && mv $@.partial $@
