@@ -62,7 +62,8 @@ def _section(path: str, section: Schema, defs: dict[str, Schema], done: set[str]
         required = section.get("required", [])
         for key, of in own.items():
             name = f"{path}.{key}" if path else key
-            default = "required" if key in required else _default(of.get("default"))
+            is_required = key in required and path  # a run without a name has its file's
+            default = "required" if is_required else _default(of.get("default"))
             yield f"| `{name}` | {_type(of)} | {default} | {_prose(of.get('description', ''))} |"
         yield ""
     for key, of in inner.items():
