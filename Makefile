@@ -1,6 +1,7 @@
 # make install   .venv with everything: tests, benchmarks, the CPU builds of torch and vLLM
 # make demo      the whole way, from docstrings to a scored report, in minutes
 # make check     lint, types, import order, tests
+# make docs      the documents as pages, in site/
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -9,10 +10,10 @@ STAMP  := $(VENV)/.installed
 TORCH_INDEX_URL ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check lint peers clean
+.PHONY: help install demo test test-slow check lint docs docs/config.md peers clean
 
 help:
-	@sed -n 's/^# //p' Makefile | head -3
+	@sed -n 's/^# //p' Makefile | head -4
 
 install: $(STAMP)
 
@@ -38,10 +39,17 @@ lint: $(STAMP)
 
 check: lint test
 
+# Fails where a link is broken or a page is out of date.
+docs: $(STAMP) docs/config.md
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
+
+docs/config.md: $(STAMP)
+	$(BIN)/python -m sumzero.config_reference > $@.partial && mv $@.partial $@
+
 # What the benchmarks compare with, apart from the environment that is measured.
 peers: $(STAMP)
 	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --upgrade --target .peers \
 		-r benchmarks/peers.txt
 
 clean:
-	rm -rf $(VENV) .peers build dist src/*.egg-info
+	rm -rf $(VENV) .peers site build dist src/*.egg-info

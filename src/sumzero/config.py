@@ -30,11 +30,17 @@ class Scratch:
     """
 
     vocab_size: Annotated[int, Field(ge=300)] = 8192
+    """Tokens of the tokenizer; fewer where the text gives no more."""
     hidden_size: Count = 256
+    """Width of the layers."""
     num_layers: Count = 4
+    """Decoder layers."""
     num_heads: Count = 4
+    """Heads of the queries; a multiple of `num_kv_heads`, and a divisor of `hidden_size`."""
     num_kv_heads: Count = 2
+    """Heads of keys and values."""
     intermediate_size: Count = 768
+    """Width within the MLP."""
 
     @model_validator(mode="after")
     def _divisible(self) -> "Scratch":
@@ -82,6 +88,7 @@ class Source:
     weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
     """How often an epoch sees each of its examples; 0.5 is a half, another one each epoch."""
     task: Literal["summarize", "answer", "translate"] = "summarize"
+    """What is asked of a document."""
     language: str = "en"
     """Language of the instructions, and of the documents where `language_column` is not set."""
     target_language: str | None = None
@@ -128,7 +135,9 @@ class Data:
     train: Sources = ()
     """One source or several, which are mixed by their weights."""
     validation: Sources = ()
+    """What `train.eval_every` and `sumzero score-checkpoints` evaluate on."""
     test: Sources = ()
+    """What is generated for and scored against."""
     instruction: str | None = None
     """What the user's turn asks for, after the document, in place of the instruction sets."""
     length_control: bool = False
@@ -177,11 +186,13 @@ class Generate:
     """What becomes of documents that do not fit into a prompt: cut by `data.truncation`, or
     summarized in parts (docs/long_documents.md). Default: a generation that has one is refused."""
     max_new_tokens: Count = 128
+    """Ends a summary after as many tokens; its finish reason is "length"."""
     min_new_tokens: Annotated[int, Field(ge=0)] = 0
     """No stop token comes before as many."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
     """0 is greedy."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Samples from the likeliest tokens that have this share of the probability; 1 is all."""
     top_k: Annotated[int, Field(ge=0)] = 0
     """Samples from the likeliest so many; 0 is all."""
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
@@ -193,6 +204,7 @@ class Generate:
     """Ends a summary whose last tokens, up to `repeat_tokens` of them, have come so many times in a
     row; its finish reason is "repetition"."""
     repeat_tokens: Count = 32
+    """The longest repetition that `max_repeats` looks for."""
     speculative_tokens: Count | None = None
     """Guesses up to so many tokens ahead, as they followed the last ones earlier in prompt or
     summary (n-gram speculation): for summaries that copy."""
@@ -207,6 +219,7 @@ class Generate:
     """Ends a beam search once as many summaries are done as there are beams, though others could
     still be better."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the engine; "auto" is that of the export."""
     max_in_flight: Count = 256
     """Requests that are in an engine at once; rows are written as they finish."""
     tensor_parallel: Count = 1
@@ -257,6 +270,7 @@ class RunConfig:
     runs: str = "runs"
     """The folder of run folders."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Of all that is drawn: paraphrases, plan, dropout, sampling, resamples."""
     model: Model = Model()
     data: Data = Data()
     train: Train = Train()

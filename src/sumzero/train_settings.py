@@ -13,9 +13,11 @@ class Lora:
     """Low-rank adapters (peft) in place of full fine-tuning; the base model stays as it is."""
 
     rank: Count = 16
+    """Rank of the two factors of an adapter."""
     alpha: Positive = 32.0
     """Scale of the adapters: their output counts alpha / rank times."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of an adapter's inputs that are zeroed in training."""
     targets: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = ("all-linear",)
     """Names of the modules that get an adapter; "all-linear" is every linear layer but the head."""
     rslora: bool = False
@@ -41,21 +43,27 @@ class Train:
     loss_weight: Literal["token", "target"] = "token"
     """What counts the same in the loss: every supervised token, or every target."""
     epochs: Positive = 3.0
+    """How often the training data are gone through; parts of one too."""
     max_steps: Count | None = None
     """Ends the run earlier; the schedule ends with it."""
     lr: Positive = 1e-5
+    """The highest learning rate, which the warm-up ends with."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls after the warm-up."""
     warmup: Share = 0.03
     """Share of the steps over which the learning rate rises from 0."""
-    warmup_steps: int | None = Field(default=None, ge=0)
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
     """The same in steps, in place of the share."""
     min_lr: Share = 0.1
     """Where cosine and linear end, as a share of `lr`."""
     weight_decay: NotNegative = 0.0
+    """Of AdamW, on matrices."""
     betas: Annotated[tuple[Share, Share], Field(strict=False)] = (0.9, 0.95)
+    """Of AdamW: decay of the two moments."""
     clip: Positive = 1.0
     """Limit of the gradient's norm."""
     gradient_checkpointing: bool = False
+    """Computes layers again in the backward pass instead of keeping their activations."""
     sequence_parallel: Count = 1
     """Ranks that share a bin, each with a part of its tokens (DeepSpeed-Ulysses), for bins too long
     for one device."""
@@ -82,6 +90,7 @@ class Train:
     stall_minutes: Positive = 30.0
     """Ends the run where no step was made for so long."""
     log_every: Count = 10
+    """Steps between lines of the log."""
     wandb: str | None = None
     """A project of Weights & Biases to log to; its key is taken from the environment."""
     peak_tflops: Positive | None = None
