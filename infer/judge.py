@@ -196,7 +196,7 @@ class _TheirModel:
     """A model that others serve, as endpoint.py asks one: a "record" is a document and summary."""
 
     def __init__(self, config: RunConfig, name: str, address: str) -> None:
-        self.remote = Remote.at(address, name, "score.judge_endpoint")
+        self.remote = Remote.at(address, name, "score.judge_endpoint", "score.judge")
         sampling: dict[str, Any] = {
             config.endpoint.max_tokens_name: 1,
             "temperature": 0.0,
