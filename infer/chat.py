@@ -170,7 +170,7 @@ class Chat:
 def _sampling(config: RunConfig) -> dict[str, Any]:
     """The settings of a request. Raises ConfigError for those that the API does not have."""
     neutral = Generate()
-    for name in (field.name for field in fields(Generate)):
+    for name in (one.name for one in fields(Generate)):
         changed = getattr(config.generate, name) != getattr(neutral, name)
         if name == "long":
             if config.generate.long in (None, "truncate"):

@@ -125,7 +125,7 @@ def _support(line: dict[str, Any]) -> Support | None:
 
 
 def certainty(line: dict[str, Any]) -> Certainty | None:
-    """What a line's `token_logprobs` and `token_spans` say; None where it has none, or damaged ones.
+    """What `token_logprobs` and `token_spans` say; None where there are none, or damaged ones.
 
     Tokens that share a character, as the bytes of an emoji do, are one, whose probability is the
     product of theirs; a character between tokens goes with the one that follows.

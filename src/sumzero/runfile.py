@@ -31,8 +31,8 @@ def run_file(path: str) -> Path:
         if file.is_file():
             return file
     raise ConfigError(
-        f"{given}: has no config.toml, which `sumzero prepare` writes into a run's folder; name the "
-        "run file in its place, with the same key=value settings"
+        f"{given}: has no config.toml, which `sumzero prepare` writes into a run's folder; name "
+        "the run file in its place, with the same key=value settings"
     )
 
 
