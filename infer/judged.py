@@ -2,8 +2,8 @@
 
     runs/NAME/judged/KEY.jsonl     {"of": DIGEST OF WHAT WAS ASKED, "yes": P, "no": P}
 
-KEY is of the server, the model, the question and the settings of the request: of others, nothing is
-taken. An answer is written as it comes, so that a scoring that was killed goes on where it was.
+KEY is of the server, the model and the settings of the request: of others, nothing is taken. An
+answer is written as it comes, so that a scoring that was killed goes on where it was.
 """
 
 import hashlib

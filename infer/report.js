@@ -91,7 +91,8 @@ function browse(data) {
     at("document").scrollTop = 0;
     at("left-out").textContent = example.left_out
       ? `The last ${example.left_out.toLocaleString("en")} characters are not shown.` : "";
-    const wanted = make("section", { id: "references" }, make("h4", { textContent: example.references.length > 1 ? "References" : "Reference" }),
+    const title = example.references.length > 1 ? "References" : "Reference";
+    const wanted = make("section", { id: "references" }, make("h4", { textContent: title }),
       ...example.references.map(text => make("p", { textContent: text })));
     const first = Number(at("system").value);
     const cards = example.outputs.map(card);
