@@ -7,7 +7,7 @@ stands around it is the server's affair. For models that others serve: no export
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -48,18 +48,24 @@ class Remote:
 
     model: str
     address: str | None = None
+    option: str = field(default="--model", compare=False)
+    """Where the model was named, for messages."""
 
     def __post_init__(self) -> None:
         """Raises ConfigError where the name cannot be told from one of our systems."""
         if self.model in SYSTEMS or not self.model.strip() or not self.model.isprintable():
-            raise ConfigError(f"--model {self.model!r}: is no name that scores could be told by")
+            raise ConfigError(
+                f"{self.option} {self.model!r}: is no name that scores could be told by"
+            )
 
     @classmethod
-    def at(cls, url: str, model: str, setting: str = "--endpoint") -> "Remote":
+    def at(
+        cls, url: str, model: str, setting: str = "--endpoint", option: str = "--model"
+    ) -> "Remote":
         """From a server's address, or that with its path up to `/chat/completions`.
 
-        Raises ConfigError, which names the setting, where it is none, or holds what does not belong
-        there.
+        Raises ConfigError, which names the `setting` of the address, where it is none, or holds
+        what does not belong there, and the `option` of the model where its name is none.
         """
         try:
             parts = urlsplit(url)
@@ -79,7 +85,7 @@ class Remote:
         path = parts.path.rstrip("/") or ROUTE.removesuffix("/chat/completions")
         if not path.endswith("/chat/completions"):
             path += "/chat/completions"
-        return cls(model, f"{parts.scheme}://{parts.netloc.lower()}{path}")
+        return cls(model, f"{parts.scheme}://{parts.netloc.lower()}{path}", option)
 
 
 class Asking(Protocol):
@@ -164,7 +170,7 @@ class Chat:
 def _sampling(config: RunConfig) -> dict[str, Any]:
     """The settings of a request. Raises ConfigError for those that the API does not have."""
     neutral = Generate()
-    for name in (field.name for field in fields(Generate)):
+    for name in (one.name for one in fields(Generate)):
         changed = getattr(config.generate, name) != getattr(neutral, name)
         if name == "long":
             if config.generate.long in (None, "truncate"):

@@ -110,6 +110,9 @@ class _Outputs:
             shown["error"] = shortened(str(row["error"]))
         if support and self._explained and _within(support.summary, len(text)):
             shown["support"] = _told(support)
+            sure = support.certainty
+            if sure and 0 <= sure.tokens[0] <= sure.end <= len(text):
+                shown["sure"] = {"tokens": sure.tokens, "mean": sure.mean}
         return shown
 
 

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sumzero.errors import RunError
 from sumzero.infer.inputs import Inputs
 from sumzero.infer.rows import Row, there
-from sumzero.runfolder import RunFolder, alone, atomic_file, read_json, write_json
+from sumzero.runfolder import RunFolder, alone, atomic_file, write_json
 
 SYSTEMS = ("finetuned", "untrained", "lead3", "lead1", "echo")
-MERGED, PARQUET = "merged.jsonl", "merged.parquet"
+MERGED, PARQUET, MANIFEST = "merged.jsonl", "merged.parquet", "manifest.json"
 LOCK = ".merge.lock"
 PATIENCE = 120.0  # seconds, for another process that writes the same
 
@@ -34,18 +35,49 @@ class Generation:
         return list(self.each_row())
 
     def each_row(self) -> Iterator[Row]:
-        """The same, one at a time."""
-        with (self.folder / MERGED).open(encoding="utf-8") as lines:
-            yield from map(json.loads, lines)
+        """The same, one at a time. Raises RunError where one is damaged, or all are missing."""
+        file = self.folder / MERGED
+        again = (
+            f"remove {self.folder / MANIFEST} and run `sumzero generate` again, which makes no row "
+            "twice"
+        )
+        try:
+            lines = file.open("rb")
+        except FileNotFoundError:
+            raise RunError(f"{file} is missing; {again}") from None
+        with lines:
+            for number, line in enumerate(lines, 1):
+                row = _parsed(line)
+                if not isinstance(row, dict) or not isinstance(row.get("id"), str):
+                    raise RunError(f"{file}:{number}: is damaged; {again}")
+                yield row
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def _manifest(file: Path) -> dict[str, Any]:
+    """What made a generation. Raises RunError where the file does not say so."""
+    manifest = _parsed(file.read_bytes())
+    if not isinstance(manifest, dict) or not {"system", "rows", "finished"} <= manifest.keys():
+        raise RunError(
+            f"{file} is damaged; remove it and run `sumzero generate` again, which makes no row "
+            "twice"
+        )
+    return manifest
 
 
 def found(where: Path) -> Generation | None:
     """The generation of a folder where it is finished; from then on it is its system's newest."""
-    file = where / "manifest.json"
+    file = where / MANIFEST
     if not file.is_file():
         return None
     with alone(where, "sumzero generate", PATIENCE, lock=LOCK):  # two must not write at once
-        manifest = read_json(file, "sumzero generate")
+        manifest = _manifest(file)
         manifest["finished"] = time.time()
         write_json(file, manifest)
     return Generation(where, manifest)
@@ -57,8 +89,8 @@ def finished_generations(folder: RunFolder) -> dict[str, Generation]:
     Systems that have a name of their own, as models of others have, stand last.
     """
     newest: dict[str, Generation] = {}
-    for file in folder.generations.glob("*/manifest.json"):
-        generation = Generation(file.parent, read_json(file, "sumzero generate"))
+    for file in folder.generations.glob(f"*/{MANIFEST}"):
+        generation = Generation(file.parent, _manifest(file))
         if "input_file" in generation.manifest:  # of other records
             continue
         system = generation.manifest["system"]
@@ -96,5 +128,5 @@ def merge(where: Path, inputs: Inputs, facts: dict[str, Any]) -> Generation:
             "output_tokens": output_tokens,
             "finished": time.time(),
         }
-        write_json(where / "manifest.json", manifest)
+        write_json(where / MANIFEST, manifest)
     return Generation(where, manifest)

@@ -7,12 +7,15 @@ no sampling. The document stands first and the question last, so that several su
 document, which follow each other, share its computation in vLLM's prefix cache.
 
 A judge of ours runs in engines (engines.py) and is given token ids: no control token comes of a
-text. One that others serve is asked through their chat API for the likeliest 20 tokens.
+text. One that others serve is asked through their chat API for the likeliest 20 tokens; its answers
+are kept (judged.py).
 """
 
 import hashlib
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +29,14 @@ from sumzero.infer import endpoint
 from sumzero.infer.chat import Remote
 from sumzero.infer.engine import Completion, Failure, Request
 from sumzero.infer.engines import Engines
+from sumzero.infer.judged import Judged, judged
 from sumzero.infer.rows import Row
 from sumzero.infer.sampling import without_texts
 from sumzero.loading import load_tokenizer, local_folder
 from sumzero.log import logger
 from sumzero.prompt import PromptRenderer, user_text
 from sumzero.records import Record
+from sumzero.runfolder import RunFolder
 from sumzero.weights_digest import weights_digest
 
 FloatArray = NDArray[np.float64]
@@ -67,15 +72,22 @@ class Judge:
             about = f"model:{config.score.judge}|by:endpoint"
         prompt = hashlib.sha256(QUESTION.encode()).hexdigest()[:8]
         self.signature = f"{about}|prompt:{prompt}|p:yes/(yes+no)|v:sumzero-{__version__}"
+        self._judged: Judged | None = None  # once it is entered
+        self._ended = ExitStack()
         self._mass = [0.0, 0.0]  # P(yes) + P(no), summed, and of how many
         self._unjudged = 0
 
     def __enter__(self) -> "Judge":
+        """Raises RunError where another process asks for the same run."""
+        if self._theirs:
+            folder = RunFolder.of(self._config).root / "judged"
+            self._judged = self._ended.enter_context(judged(folder, self._theirs.made_by))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._ours:
             self._ours.close()
+        self._ended.__exit__(kind, error, where)
         if kind is None:
             self._tell()
 
@@ -97,15 +109,26 @@ class Judge:
     def _asked_of_others(
         self, pairs: Iterable[tuple[int, str, str]]
     ) -> Iterator[tuple[int, tuple[float, float]]]:
-        assert self._theirs
+        """Those that were answered before, then the others; what several rows ask, once."""
+        theirs, kept = self._theirs, self._judged
+        assert theirs
+        assert kept
+        rows: dict[str, list[int]] = {}
+        for row, document, summary in pairs:
+            rows.setdefault(theirs.question(document, summary), []).append(row)
+        new = []
+        for text in rows:
+            if (before := kept.of(text)) is None:
+                new.append(text)
+            else:
+                yield from ((row, before) for row in rows[text])
         source = Source(path="")
-        records = (
-            (Record(id=str(row), document=document, targets=(summary,)), source)
-            for row, document, summary in pairs
-        )
-        for answer in endpoint.answers(self._theirs, records, self._config.endpoint):
+        records = ((Record(str(place), text, ()), source) for place, text in enumerate(new))
+        for answer in endpoint.answers(theirs, records, self._config.endpoint):
             if "error" not in answer:
-                yield int(answer["id"]), (answer["yes"], answer["no"])
+                text, chances = new[int(answer["id"])], (answer["yes"], answer["no"])
+                kept.keep(text, chances)
+                yield from ((row, chances) for row in rows[text])
 
     def _tell(self) -> None:
         """Warns of a model that is no judge, and of texts that were not judged."""
@@ -188,10 +211,10 @@ class _OurModel:
 
 
 class _TheirModel:
-    """A model that others serve, as endpoint.py asks one: a "record" is a document and summary."""
+    """A model that others serve, as endpoint.py asks one: a record's document is the question."""
 
     def __init__(self, config: RunConfig, name: str, address: str) -> None:
-        self.remote = Remote.at(address, name, "score.judge_endpoint")
+        self.remote = Remote.at(address, name, "score.judge_endpoint", "score.judge")
         sampling: dict[str, Any] = {
             config.endpoint.max_tokens_name: 1,
             "temperature": 0.0,
@@ -199,12 +222,16 @@ class _TheirModel:
         }
         self._body = {k: v for k, v in sampling.items() if k not in config.endpoint.leave_out}
         self._body |= {"logprobs": True, "top_logprobs": _LIKELIEST}
+        self.made_by = json.dumps([self.remote.address, name, self._body], sort_keys=True)
+        """All that an answer depends on, but the question."""
+
+    def question(self, document: str, summary: str) -> str:
+        """What is asked of a summary."""
+        return user_text(document, QUESTION, " ".join(summary.split()))
 
     def ask(self, record: Record, source: Source) -> tuple[Row, dict[str, Any] | None]:
         """The row without its answer, and the body of the request for that."""
-        summary = " ".join(record.targets[0].split())
-        text = user_text(record.document, QUESTION, summary)
-        messages = [{"role": "user", "content": text}]
+        messages = [{"role": "user", "content": record.document}]
         return {"id": record.id}, {
             "model": self.remote.model,
             "messages": messages,

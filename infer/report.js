@@ -1,12 +1,7 @@
-// The browser of examples. All text of the data is put into text nodes, never into markup.
-"use strict";
+// The browser of examples, behind report_text.js in one script. All text of the data is put into
+// text nodes, never into markup.
 
 const at = id => document.getElementById(id);
-const make = (name, properties = {}, ...children) => {
-  const made = Object.assign(document.createElement(name), properties);
-  made.append(...children);
-  return made;
-};
 
 function browse(data) {
   let shown = [];          // examples that pass the filters, in the chosen order
@@ -28,6 +23,7 @@ function browse(data) {
     worst: (a, b) => (output(a).quality ?? Infinity) - (output(b).quality ?? Infinity),
     best: (a, b) => (output(b).quality ?? -Infinity) - (output(a).quality ?? -Infinity),
     changed: (a, b) => changeOf(b) - changeOf(a),
+    unsure: (a, b) => (output(a).sure?.mean ?? Infinity) - (output(b).sure?.mean ?? Infinity),
   };
 
   function passes(example) {
@@ -95,7 +91,8 @@ function browse(data) {
     at("document").scrollTop = 0;
     at("left-out").textContent = example.left_out
       ? `The last ${example.left_out.toLocaleString("en")} characters are not shown.` : "";
-    const wanted = make("section", { id: "references" }, make("h4", { textContent: "Reference" }),
+    const title = example.references.length > 1 ? "References" : "Reference";
+    const wanted = make("section", { id: "references" }, make("h4", { textContent: title }),
       ...example.references.map(text => make("p", { textContent: text })));
     const first = Number(at("system").value);
     const cards = example.outputs.map(card);
@@ -125,29 +122,13 @@ function browse(data) {
     at("document").replaceChildren(...sentences(current.document, wanted, "source"));
   }
 
-  /** Text as nodes, its sentences as elements; spans count characters, not UTF-16 units. */
-  function sentences(text, spans, kind) {
-    const characters = Array.from(text);
-    const nodes = [];
-    let end = 0;
-    spans.forEach(([from, to], index) => {
-      if (from < end || from >= characters.length) return;
-      nodes.push(characters.slice(end, from).join(""));
-      const sentence = make("span", { className: kind, textContent: characters.slice(from, to).join("") });
-      sentence.dataset.index = index;
-      nodes.push(sentence);
-      end = Math.min(to, characters.length);
-    });
-    nodes.push(characters.slice(end).join(""));
-    return nodes;
-  }
-
   function card(made, index) {
     const support = made.support;
     const text = make("p", { className: "text" },
-      ...sentences(made.text, support?.summary ?? [], "sentence"));
+      ...sentences(made.text, support?.summary ?? [], "sentence", made.sure?.tokens));
     if (!made.text) text.append(make("em", { textContent: made.error ?? "empty" }));
-    const about = [`${made.words} words`, ...made.flags.map(name => data.flags[name])].join(" · ");
+    const about = [`${made.words} words`, ...made.flags.map(name => data.flags[name])];
+    if (made.sure) about.push(`mean probability of a token ${shownPercent(made.sure.mean)}`);
     const scores = make("ul", { className: "scores" }, ...data.metrics.flatMap((title, place) =>
       made.scores[place] === null || made.scores[place] === undefined ? []
         : [make("li", { textContent: `${title} ` }, make("b", { textContent: made.scores[place] }))]));
@@ -158,7 +139,7 @@ function browse(data) {
     }
     const box = make("article", { className: `output k${index % 6}` },
       make("h4", { textContent: data.systems[index] }), text,
-      make("p", { className: "about", textContent: about }), scores, sources);
+      make("p", { className: "about", textContent: about.join(" · ") }), scores, sources);
     return box;
   }
 
@@ -210,6 +191,8 @@ function browse(data) {
         make("q", { textContent: quoted }));
     }));
     if (!found.length) list.append(make("li", { textContent: "no sentence of the document supports it" }));
+    const least = doubts(sentence);
+    if (least) list.append(make("li", { className: "doubts", textContent: `The model was least sure of ${least}` }));
     const strongest = found.length && at("document").querySelector(`[data-index="${found[0][0]}"]`);
     if (strongest) reveal(strongest);
   }
@@ -257,11 +240,15 @@ function browse(data) {
   at("previous").addEventListener("click", () => step(-1));
   at("next").addEventListener("click", () => step(1));
   fill("system", data.systems.map((name, index) => [index, name]));
+  const isChanged = data.examples.some(example => example.changes.length);
+  const isSure = data.examples.some(example => example.outputs.some(made => made.sure));
   fill("order", [["input", "as in the input"], ["worst", "worst first"], ["best", "best first"],
-    ...(data.examples.some(example => example.changes.length) ? [["changed", "most changed first"]] : [])]);
+    ...(isChanged ? [["changed", "most changed first"]] : []),
+    ...(isSure ? [["unsure", "least sure first"]] : [])]);
   fill("method", methods.map(name => [name, data.methods[name]]));
   fillFilters();
   at("method-label").hidden = methods.length < 2;
+  at("sure-label").hidden = at("sure-legend").hidden = !isSure;
   at("system").addEventListener("change", () => { fillFilters(); refresh(); });
   for (const id of ["only", "order"]) at(id).addEventListener("change", refresh);
   at("controls").addEventListener("submit", event => event.preventDefault());
@@ -270,6 +257,9 @@ function browse(data) {
     method = event.target.value;
     unlight();
   });
+
+  at("sure").addEventListener("change", event =>
+    at("browser").classList.toggle("unmarked", !event.target.checked));
 
   const link = location.hash.match(/^#example=(.*)$/)?.[1];
   const linked = data.examples.find(example => encodeURIComponent(example.id) === link);

@@ -23,7 +23,8 @@ def render_page(parts: dict[str, Any], browser: dict[str, Any] | None) -> bytes:
 
     Half of a surrogate pair, which UTF-8 cannot have, becomes a question mark.
     """
-    style, script = _read("report.css"), _read("report.js")
+    style = _read("report.css")
+    script = _read("report_text.js") + _read("report.js")  # one script, strict throughout
     policy = (
         f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
         "base-uri 'none'; form-action 'none'"

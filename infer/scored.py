@@ -1,6 +1,6 @@
 """A run as far as it was scored: scores.json, and the rows of each system that stands there."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,10 @@ def read_scored(config: RunConfig) -> Scored:
     if not folder.scores.is_file():
         return Scored(config)
     found = read_json(folder.scores, "sumzero score RUN")
+    if not _is_scores(found):
+        raise RunError(
+            f"{folder.scores} is damaged, or of another version; run `sumzero score RUN` again"
+        )
     systems = found["systems"]
     generations = finished_generations(folder)
     if gone := [system for system in systems if system not in generations]:
@@ -71,6 +75,27 @@ def read_scored(config: RunConfig) -> Scored:
                 "`sumzero score RUN` again"
             )
     return Scored(config, systems, generations, rows, found.get("left_out", []))
+
+
+def _is_scores(found: Any) -> bool:
+    """Whether it is of the form that score.py writes."""
+    try:
+        return bool(found["systems"]) and all(
+            isinstance(system["rows"], int)
+            and all(
+                isinstance(metric[key], int | float)
+                for metric in [*system["metrics"].values(), *_of_slices(system["slices"])]
+                for key in ("value", "low", "high")
+            )
+            for system in found["systems"].values()
+        )
+    except (AttributeError, KeyError, TypeError):
+        return False
+
+
+def _of_slices(slices: Any) -> Iterator[Any]:
+    for part in slices:
+        yield from part["metrics"].values()
 
 
 def ranked_by(rows: RowScores) -> list[str]:

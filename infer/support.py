@@ -30,6 +30,24 @@ class Support:
     document: Spans
     summary: Spans
     methods: dict[str, list[list[tuple[int, float]]]]
+    certainty: "Certainty | None" = None
+
+
+@dataclass(frozen=True)
+class Certainty:
+    """How probable a summary was to the model that is said to have written it.
+
+    `tokens` are few bytes for a page: where the first token begins, then of each token how many
+    characters it has, and its probability in percent. `mean` is their geometric mean, in percent.
+    """
+
+    tokens: list[int]
+    mean: int
+
+    @property
+    def end(self) -> int:
+        """Where the last token ends."""
+        return self.tokens[0] + sum(self.tokens[1::2])
 
 
 @dataclass(frozen=True)
@@ -103,7 +121,37 @@ def _support(line: dict[str, Any]) -> Support | None:
                 methods[name] = [strongest([float(w) for w in row]) for row in rows]
     except (KeyError, TypeError, ValueError):
         return None
-    return Support(document, summary, methods) if methods else None
+    return Support(document, summary, methods, certainty(line)) if methods else None
+
+
+def certainty(line: dict[str, Any]) -> Certainty | None:
+    """What `token_logprobs` and `token_spans` say; None where there are none, or damaged ones.
+
+    Tokens that share a character, as the bytes of an emoji do, are one, whose probability is the
+    product of theirs; a character between tokens goes with the one that follows.
+    """
+    try:
+        spans = _spans(line["token_spans"])
+        logprobs = [float(value) for value in line["token_logprobs"]]
+    except (KeyError, TypeError, ValueError):
+        return None
+    if not spans or len(spans) != len(logprobs) or not all(map(math.isfinite, logprobs)):
+        return None
+    end = spans[0][0]
+    merged: list[list[float]] = []  # characters, log-probability
+    for (start, stop), logprob in zip(spans, logprobs, strict=True):
+        if merged and (start < end or stop <= end):
+            merged[-1][0] += max(0, stop - end)
+            merged[-1][1] += logprob
+        else:
+            merged.append([stop - end, logprob])
+        end = max(end, stop)
+    told = (x for length, total in merged for x in (int(length), _percent(total)))
+    return Certainty([spans[0][0], *told], _percent(sum(logprobs) / len(logprobs)))
+
+
+def _percent(logprob: float) -> int:
+    return round(100 * math.exp(min(0.0, logprob)))  # above 0 by rounding at most
 
 
 def _spans(pairs: Any) -> Spans:

@@ -72,6 +72,24 @@ def test_a_run_folder_is_used_where_it_lies_now(run_file, capsys, tmp_path):
     assert not (tmp_path / "runs" / "run").exists()
 
 
+def test_a_folder_without_settings_says_what_to_name(run_file, capsys):
+    test = f"data.test.path={run_file.parent / 'train.jsonl'}"
+    assert main(["generate", str(run_file), "--system", "lead1", test]) == 0
+    capsys.readouterr()
+    folder = run_file.parent / "runs" / "run"
+    said = _fault(capsys, "compare", folder)
+    assert said.startswith(f"sumzero: {folder}: has no config.toml, which `sumzero prepare` writes")
+    assert "name the run file" in said
+
+
+@pytest.mark.parametrize("command", ["score", "report", "explain", "generate", "compare"])
+def test_what_is_missing_is_the_run_alone(command, capsys):
+    with pytest.raises(SystemExit) as done:
+        main([command])
+    assert done.value.code == 2
+    assert capsys.readouterr().err.endswith("arguments are required: RUN\n")
+
+
 def test_overrides_may_stand_after_an_option(run_file, capsys):
     test = f"data.test.path={run_file.parent / 'train.jsonl'}"
     assert main(["generate", str(run_file), "--system", "lead1", test]) == 0

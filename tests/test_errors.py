@@ -115,8 +115,14 @@ def test_other_ranks_give_rank_0_ten_seconds_to_say_it_first(capsys, monkeypatch
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["prepare", "no-such.toml"], "no-such.toml: no such run file; recipes/ has examples"),
-        (["export", "no-such-run/"], "no-such-run: no such run file; recipes/ has examples"),
+        (
+            ["prepare", "no-such.toml"],
+            "no-such.toml: no such run file or folder; recipes/ has examples",
+        ),
+        (
+            ["export", "no-such-run/"],
+            "no-such-run: no such run file or folder; recipes/ has examples",
+        ),
     ],
 )
 def test_the_command_line_turns_faults_into_lines(capsys, tmp_path, monkeypatch, arguments, said):

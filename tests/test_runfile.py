@@ -55,7 +55,7 @@ def test_an_override_below_a_plain_value_is_refused(run_file):
 
 def test_a_missing_file_says_where_examples_are(tmp_path):
     assert problems(tmp_path / "no.toml") == [
-        f"{tmp_path / 'no.toml'}: no such run file; recipes/ has examples"
+        f"{tmp_path / 'no.toml'}: no such run file or folder; recipes/ has examples"
     ]
 
 

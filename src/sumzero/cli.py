@@ -25,7 +25,7 @@ def _main(arguments: list[str] | None) -> int:
     if more:  # overrides that stand after an option
         if not hasattr(options, "overrides") or any(text.startswith("-") for text in more):
             parser.error(f"unrecognized arguments: {' '.join(more)}")
-        options.overrides += more
+        options.overrides = [*options.overrides, *more]
     log.configure()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd")):

@@ -21,13 +21,19 @@ from sumzero.errors import ConfigError
 def run_file(path: str) -> Path:
     """The run file of an argument: a TOML file, or that of a run folder.
 
-    That is config.toml, or what was submitted as long as no stage has begun.
+    That is config.toml, or what was submitted as long as no stage has begun. Raises ConfigError for
+    a folder that has neither.
     """
     given = Path(path)
     if not given.is_dir():
         return given
-    own, submitted = given / "config.toml", given / "submitted.toml"
-    return submitted if submitted.is_file() and not own.is_file() else own
+    for file in (given / "config.toml", given / "submitted.toml"):
+        if file.is_file():
+            return file
+    raise ConfigError(
+        f"{given}: has no config.toml, which `sumzero prepare` writes into a run's folder; name "
+        "the run file in its place, with the same key=value settings"
+    )
 
 
 def load(file: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -39,7 +45,7 @@ def load(file: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     try:
         values = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise ConfigError(f"{file}: no such run file; recipes/ has examples") from None
+        raise ConfigError(f"{file}: no such run file or folder; recipes/ has examples") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file}: not a TOML file ({error})") from None
     except OSError as error:

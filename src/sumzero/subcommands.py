@@ -28,7 +28,9 @@ class Subcommands:
         """One that takes a run and overrides of its settings."""
         command = self.add(name, function, text, example)
         command.add_argument("run", metavar="RUN", help="the TOML run file, or a run folder")
-        command.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+        command.add_argument(
+            "overrides", nargs="*", default=[], metavar="key=value", help="settings to change"
+        )  # without a default, argparse says that they are required
         return command
 
 

@@ -25,6 +25,9 @@ def explain(config, rows, texts):
         own = {"id": row["id"], "system": MODEL, "document_sentences": spans}
         own["summary_sentences"] = [[0, 3], [4, len(texts[row["id"]])]]
         own |= {"weights": [[0.5, 2.0, -1.0], [0, 0, 0]], "alignment": [[0, 0, 1.0], [0.5, 0, 0]]}
+        if row["id"] == "r1":  # "Cat 1 sat on 🙂 mats."
+            own["token_spans"] = [[0, 3], [3, 5], [5, 9], [9, 12], [12, 14], [12, 14], [14, 20]]
+            own["token_logprobs"] = [0.0, -0.69, -0.7, -3.0, -1.0, -1.0, -6.0]
         lines.append(own)
     file = RunFolder.of(config).root / ATTRIBUTIONS
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -147,13 +147,44 @@ def test_a_model_of_others_is_asked_for_its_likeliest_tokens(tmp_path, caplog):
 def test_a_server_that_gives_no_log_probabilities_is_named(tmp_path):
     plain = {"choices": [{"message": {"content": "yes"}}]}
     with ChatServer(lambda *_: plain) as server:
-        config = check(
-            {"name": "run", "score": {"judge": "m", "judge_endpoint": server.url}}
-            | {"endpoint": {"max_retries": 0, "backoff": 0.01}},
-            "run.toml",
-        )
+        values = {"name": "run", "runs": str(tmp_path), "endpoint": {"max_retries": 0}}
+        values["score"] = {"judge": "m", "judge_endpoint": server.url}
+        config = check(values, "run.toml")
         with Judge(config) as judge, pytest.raises(RunError, match="no log-probabilities"):
             judge.score(["a", "b"], ["c", "d"])
+
+
+def test_an_answer_is_paid_for_once(tmp_path):
+    fails = True
+
+    def reply(text, attempt):
+        if "dog" in text and fails:
+            return 400, failure("not now"), {}
+        return said({"yes": 0.5} if "cat" in text else {"yes": 0.25, "no": 0.25})
+
+    with ChatServer(reply) as server:
+        config = settings(tmp_path, judge="m", judge_endpoint=server.url)
+        documents, summaries = ["The cat.", "A dog.", "The cat."], ["Cat.", "Dog.", " Cat.\n"]
+        with Judge(config) as judge:
+            first = judge.score(documents, summaries)
+        assert len(server.asked) == 2  # the same question once
+        np.testing.assert_array_equal(first, [1, np.nan, 1])
+        (file,) = (RunFolder.of(config).root / "judged").glob("*.jsonl")
+        with file.open("a") as out:
+            out.write('{"of": 7}\n{"of": "x", "ye')  # a kill
+        fails = False
+        with Judge(config) as judge:
+            again = judge.score([*documents, "Rain."], [*summaries, "It fell."])
+            with pytest.raises(RunError, match="another `sumzero score` is at work"):
+                Judge(config).__enter__()
+        assert [body["messages"][0]["content"][:5] for _, body in server.asked[2:]] == [
+            "A dog",
+            "Rain.",
+        ]
+        np.testing.assert_array_equal(again, [1, 0.5, 1, 0.5])
+        with Judge(settings(tmp_path, judge="other", judge_endpoint=server.url)) as judge:
+            judge.score(documents[:1], summaries[:1])
+        assert server.asked[-1][1]["model"] == "other"
 
 
 @pytest.mark.parametrize("logprob", [1e9, math.nan])
@@ -168,6 +199,11 @@ def test_log_probabilities_that_are_none_are_not_taken(tmp_path, logprob):
 def test_a_server_without_a_model_is_refused():
     with pytest.raises(ConfigError, match="judge_endpoint needs the model's name"):
         check({"name": "run", "score": {"judge_endpoint": "http://x"}}, "run.toml")
+
+
+def test_a_name_that_is_none_is_told_by_its_setting(tmp_path):
+    with pytest.raises(ConfigError, match=r"^score\.judge 'untrained': is no name"):
+        Judge(settings(tmp_path, judge="untrained", judge_endpoint="http://localhost"))
 
 
 def test_an_address_that_is_none_is_told_by_its_setting(tmp_path):

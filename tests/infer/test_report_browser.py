@@ -157,3 +157,41 @@ def test_a_link_opens_its_example_and_there_is_none_before_one_is_chosen(page, m
     page.open(link)
     assert opened(page) == "r4"
     page.requests[:] = [made.as_uri()]
+
+
+def test_what_the_model_was_unsure_of_is_underlined_with_its_probability(page):
+    open_example(page, "r1")
+    marked = page.run(
+        "[...document.querySelectorAll('.output .token')].map("
+        "x => [x.textContent, x.title, getComputedStyle(x).textDecoration.includes('wavy'),"
+        " getComputedStyle(x).textDecorationThickness])"
+    )
+    assert marked == [
+        ["Cat", "probability 100%", False, "auto"],
+        ["1", "probability 50%", False, "auto"],
+        ["sat", "probability 50%", False, "auto"],
+        ["on", "probability 5%", True, "2.5px"],
+        ["🙂", "probability 14%", True, "1px"],
+        ["mats.", "probability below 1%", True, "2.5px"],
+    ]
+    assert (
+        page.run("document.querySelector('.output .text').textContent") == "Cat 1 sat on 🙂 mats."
+    )
+    assert "mean probability of a token 17%" in page.run(
+        "document.querySelector('.output .about').textContent"
+    )
+    page.run("at('sure').click()")
+    assert not page.run(
+        "getComputedStyle(document.querySelector('.unlikely')).textDecoration.includes('wavy')"
+    )
+    page.run("at('sure').click()")
+    page.run("document.querySelectorAll('.sentence')[1].focus()")  # for those who do not point
+    assert page.run("document.querySelector('.doubts').textContent") == (
+        "The model was least sure of “mats.” below 1%, “on” 5%, “🙂” 14%"
+    )
+
+
+def test_only_explained_summaries_can_be_in_order_of_certainty(page):
+    choose(page, "order", "unsure")
+    assert ids(page)[0] == "r1"
+    assert page.run("at('sure-legend').checkVisibility()")

@@ -9,6 +9,7 @@ from sumzero.infer.batches import read_batch
 from sumzero.infer.chat import Remote
 from sumzero.infer.generate import generate, generate_shard, merge_shards
 from sumzero.infer.generation import finished_generations
+from sumzero.infer.report import pull_request, report
 from sumzero.infer.row_scores import read_row_scores
 from sumzero.infer.score import score
 from sumzero.infer.shards import Shard
@@ -112,3 +113,59 @@ def test_a_generation_in_progress_is_named(tmp_path, caplog):
     generate_shard(config, "lead3", Shard(1, 2))
     merge_shards(config, "lead3")
     assert "left_out" not in score(config)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"id": "b", "te', ":2: is damaged"),
+        ('{"text": "no id"}', ":2: is damaged"),
+        ("[]", ":2: is damaged"),
+        (None, " is missing"),
+    ],
+)
+def test_a_damaged_row_is_told_by_its_line_and_made_whole_again(tmp_path, line, said):
+    config = _config(tmp_path)
+    made = generate(config, "lead1")
+    merged = made.folder / "merged.jsonl"
+    whole = merged.read_text()
+    first, _, third = whole.splitlines(keepends=True)
+    merged.unlink() if line is None else merged.write_text(f"{first}{line}\n{third}")
+    with pytest.raises(RunError, match=rf"merged\.jsonl{said}; remove .*manifest\.json and run"):
+        score(config)
+    (made.folder / "manifest.json").unlink()
+    generate(config, "lead1")
+    assert merged.read_text() == whole
+    assert score(config)["systems"]["lead1"]["rows"] == 3
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"system": "lead1', "\xff"])
+def test_a_damaged_manifest_is_told(tmp_path, text):
+    config = _config(tmp_path)
+    manifest = generate(config, "lead1").folder / "manifest.json"
+    manifest.write_text(text, encoding="latin-1")
+    with pytest.raises(RunError, match=r"manifest\.json is damaged; remove it and run"):
+        score(config)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "null",
+        "{}",
+        '{"systems": {}}',
+        '{"systems": []}',
+        '{"systems": {"lead1": 3}}',
+        '{"lead1": {"rouge1": 32.06}}',
+        '{"systems": {"lead1": {"rows": 3, "metrics": {"rouge1": {"value": 1.0}}, "slices": []}}}',
+    ],
+)
+def test_scores_of_another_form_are_told(tmp_path, text):
+    config = _config(tmp_path)
+    generate(config, "lead1")
+    score(config)
+    RunFolder.of(config).scores.write_text(text)
+    for made_of in (report, pull_request):
+        with pytest.raises(RunError, match=r"scores\.json is damaged, or of another version; run"):
+            made_of(config)

@@ -1,6 +1,6 @@
 import json
 
-from sumzero.infer.support import ATTRIBUTIONS, by_words, read_explanations, strongest
+from sumzero.infer.support import ATTRIBUTIONS, by_words, certainty, read_explanations, strongest
 
 ABOUT = {"kind": "explanation", "method": "ablation"}
 
@@ -69,3 +69,31 @@ def test_the_strongest_are_above_zero_and_few():
     assert strongest([0.0, -1.0, float("nan")]) == []
     assert strongest([1.0, 0.001, 0.5]) == [(0, 1.0), (2, 0.5)]
     assert len(strongest([1.0] * 100)) == 8
+
+
+def test_tokens_are_told_with_their_probability():
+    spans, logprobs = [[0, 3], [3, 8], [9, 10]], [0.0, -0.693, -9.0]
+    found = certainty({"token_spans": spans, "token_logprobs": logprobs})
+    assert found.tokens == [0, 3, 100, 5, 50, 2, 0]
+    assert (found.end, found.mean) == (10, 4)
+
+
+def test_tokens_of_one_character_are_one():
+    spans = [[0, 1], [1, 2], [1, 2], [1, 3], [3, 4]]
+    found = certainty({"token_spans": spans, "token_logprobs": [0.0, -0.1, -0.2, -0.393, 0.0]})
+    assert found.tokens == [0, 1, 100, 2, 50, 1, 100]
+
+
+def test_a_certainty_that_is_none_is_left_out():
+    good = {"token_spans": [[0, 1]], "token_logprobs": [-1.0]}
+    assert certainty(good)
+    for damage in (
+        {"token_spans": [[0]]},
+        {"token_spans": []},
+        {"token_logprobs": None},
+        {"token_logprobs": ["x"]},
+        {"token_logprobs": [-1.0, -1.0]},
+        {"token_logprobs": [float("nan")]},
+        {"token_logprobs": [float("-inf")]},
+    ):
+        assert certainty({**good, **damage}) is None

@@ -23,7 +23,7 @@ def test_a_chain_goes_from_records_to_scores(chain):
     made = finished_generations(run)
     assert [int(row["id"]) for row in made["finetuned"].rows()] == ids
     scores = json.loads(run.scores.read_text())["systems"]
-    assert list(scores) == ["lead1", "finetuned"]
+    assert list(scores) == ["lead1", "lead3", "finetuned"]
     assert run.report.is_file()
     for step in JOBS:
         assert jobs[step] in said
