@@ -195,7 +195,7 @@ def test_a_small_recipe_runs_as_written(name, forks, tmp_path):
         forks.train(RECIPES[name], *overrides, ranks=config.train.sequence_parallel)
         export(config, probe=False)
         made, _ = open_contract(RunFolder.of(config).export)
-        assert made.data.length_control == config.data.length_control
+        assert made.length_control == config.data.length_control
     for system in ("lead1", "echo"):
         generate(config, system)
     systems = score(config)["systems"]
