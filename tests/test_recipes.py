@@ -1,7 +1,7 @@
 """Every recipe loads, and the commands in its head are what the program takes.
 
-Each small one runs as written, with two steps of training: prepared from rows in the columns that
-it names, trained, exported, generated for and scored. The large ones are prepared with a tiny
+Each small one is prepared as written from rows in the columns that it names, generated for and
+scored; some are trained for two steps and exported. The large ones are prepared with a tiny
 tokenizer and planned, with the shape of their model, for the GPUs that their heads name.
 """
 
@@ -38,7 +38,7 @@ LLAMA_70B = {
 }
 LARGE = {"lora_8b": QWEN_8B, "full_8b_zero3": QWEN_8B, "full_70b_zeropp": LLAMA_70B}
 GPUS = {"full_8b_zero3": ("8",)}  # beside those of the planner's command in the head
-# Two steps of these are made too: another task each, a length that is asked for, shared bins.
+# Of these two steps are made: another task each, a length that is asked for, shared bins.
 TRAINED = ("chinese_summary", "long_documents", "qa", "translate")
 
 
@@ -167,7 +167,7 @@ def test_the_commands_of_a_head_are_what_the_program_takes(name):
             assert run.removesuffix("/config.toml").removeprefix("runs/") in runs
 
 
-def test_the_demo_runs_its_recipe(tmp_path):
+def test_the_demo_runs_its_recipe():
     config, recipe = settings(None, []), load(RECIPES["demo"])
     assert config == recipe
     placed = with_paths(config, Path("runs/demo/records"))
@@ -177,7 +177,7 @@ def test_the_demo_runs_its_recipe(tmp_path):
     assert replace(settings("my.jsonl", []), data=recipe.data) == recipe
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def forks(tmp_path_factory):
     forks = Forks(tmp_path_factory.mktemp("recipes"))
     yield forks
