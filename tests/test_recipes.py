@@ -185,13 +185,14 @@ def forks(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_a_small_recipe_runs_as_written(name, forks, tmp_path):
+def test_a_small_recipe_runs_as_written(name, request, tmp_path):
     counts = {"train": range(24), "test": range(100, 104)}
     overrides = [*write_rows(tmp_path, SMALL[name], counts), "train.max_steps=2"]
     config = load(RECIPES[name], overrides)
     report = prepare(config, 1)
     assert [report["splits"][split]["rejected"] for split in counts] == [0, 0]
     if name in TRAINED:
+        forks = request.getfixturevalue("forks")
         forks.train(RECIPES[name], *overrides, ranks=config.train.sequence_parallel)
         export(config, probe=False)
         made, _ = open_contract(RunFolder.of(config).export)
