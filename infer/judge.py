@@ -84,10 +84,10 @@ class Judge:
             self._judged = self._ended.enter_context(judged(folder, self._theirs.made_by))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *more: Any) -> None:
         if self._ours:
             self._ours.close()
-        self._ended.__exit__(kind, error, where)
+        self._ended.__exit__(kind, *more)
         if kind is None:
             self._tell()
 

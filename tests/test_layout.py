@@ -27,13 +27,13 @@ def test_the_package_reaches_the_folders_at_the_root_by_relative_links(name):
     assert link.resolve() == ROOT / name
 
 
-def test_the_instruction_sets_of_the_recipes_are_data_of_the_package():
-    link = ROOT / "src" / "sumzero" / "instruction_sets"
-    assert os.readlink(link) == "../../recipes/instructions"
+def test_the_recipes_and_their_instruction_sets_are_data_of_the_package():
+    link = ROOT / "src" / "sumzero" / "recipes"
+    assert os.readlink(link) == "../../recipes"
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
     patterns = settings["setuptools"]["package-data"]["sumzero"]
     packed = {file for pattern in patterns for file in (ROOT / "src" / "sumzero").glob(pattern)}
-    assert {file.name for file in link.iterdir()} <= {file.name for file in packed}
+    assert {file for file in link.rglob("*") if file.is_file()} <= packed
 
 
 def test_kernels_is_no_regular_package():

@@ -26,6 +26,13 @@ CASES = {
         "对",
     ],
     "他说\uff1a「好。」然后走了。": ["他说\uff1a「好。」", "然后走了。"],
+    "这是第一句.这是第二句!2023年是第三句(见图).最后": [
+        "这是第一句.",
+        "这是第二句!",
+        "2023年是第三句(见图).",
+        "最后",
+    ],
+    "误差为3.5%,基于.NET平台等......方法": ["误差为3.5%,基于.NET平台等......方法"],
     "www.example.com is a.b.c": ["www.example.com is a.b.c"],
     "It ended in 1999. 2000 came.": ["It ended in 1999.", "2000 came."],
     "Too much!!! Was it?! Yes.": ["Too much!!!", "Was it?!", "Yes."],
@@ -42,7 +49,7 @@ def test_sentences_end_where_a_reader_would_end_them(text, expected):
 
 
 _PIECES = st.sampled_from(
-    [*" \n\t.!?\"')(。\uff01」\u3000", "a", "A", "Dr", "e.g", "Hello", "5", "“"]
+    [*" \n\t.!?\"')(。\uff01」\u3000文", "a", "A", "Dr", "e.g", "Hello", "5", "“"]
 )
 _TEXTS = st.lists(_PIECES, max_size=40).map("".join) | st.text(max_size=60)
 
@@ -61,7 +68,9 @@ def test_the_first_sentence_of_a_long_text_is_the_first_of_all(text, length):
     assert first_sentence(text) == (found[0] if found else "")
 
 
-@pytest.mark.parametrize("run", [".", " ", "\n", " \n", "!?", "e.g. ", "“ ", "。", ")", ". "])
+@pytest.mark.parametrize(
+    "run", [".", " ", "\n", " \n", "!?", "e.g. ", "“ ", "。", ")", ". ", "文.", "文.)"]
+)
 def test_a_million_characters_of_leaders_or_blanks_do_not_hang(run):
     # Quadratic time would be hours.
     text = "Contents " + run * (1_000_000 // len(run)) + " x"

@@ -86,8 +86,12 @@ def leakage(hashes: dict[str, NDArray[np.uint64]]) -> dict[str, int]:
         common = len(np.intersect1d(hashes[one], hashes[other]))
         found[f"{one}/{other}"] = common
         if common:
-            logger.warning("%d documents stand both in data.%s and data.%s", common, one, other)
+            logger.warning("%s both in data.%s and data.%s", _stand(common), one, other)
     return found
+
+
+def _stand(count: int) -> str:
+    return "1 document stands" if count == 1 else f"{count} documents stand"
 
 
 def summary(report: dict[str, Any]) -> str:
@@ -107,9 +111,7 @@ def summary(report: dict[str, Any]) -> str:
             lines += [f"  {source['path']}: {_rows(source)}" for source in counts["sources"]]
     for pair, count in report["leakage"].items():
         if count:
-            lines.append(
-                f"leakage: {count} documents stand both in {' and '.join(pair.split('/'))}"
-            )
+            lines.append(f"leakage: {_stand(count)} both in {' and '.join(pair.split('/'))}")
     plan = report["plan"]
     waiting = ", ".join(f"{share:.2%} on {ranks}" for ranks, share in plan["imbalance"].items())
     saved = plan["tokens_without_sharing"] / plan["tokens"]

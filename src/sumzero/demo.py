@@ -5,9 +5,9 @@ trained, and its summaries are scored beside the untrained model's and the lead 
 """
 
 import hashlib
-import json
 import os
 import shutil
+import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -29,39 +29,7 @@ from sumzero.sentences import first_sentence
 COUNTS = {"train": 20000, "test": 200}
 _HELD_OUT = 0.1  # share of a user's own documents that is generated for
 _MAX_HELD_OUT = 200
-# Tuned on 2 cores to end within six minutes; docs/numerics.md says what was tried.
-SETTINGS: dict[str, Any] = {
-    "name": "demo",
-    "model": {
-        "path": "scratch",
-        "dtype": "float32",
-        "scratch": {
-            "vocab_size": 4096,
-            "hidden_size": 192,
-            "num_layers": 2,
-            "num_heads": 4,
-            "num_kv_heads": 4,
-            "intermediate_size": 512,
-        },
-    },
-    "data": {"instruction": "Summarize", "max_length": 512, "max_prompt": 32},
-    "train": {
-        "bins_per_step": 2,
-        "epochs": 1.35,
-        "lr": 6e-3,
-        "warmup": 0.02,
-        "betas": [0.9, 0.95],
-        "weight_decay": 0.01,
-        "log_every": 20,
-    },
-    "generate": {
-        "long": "truncate",  # as in training
-        "max_new_tokens": 32,
-        "frequency_penalty": 1.0,
-        "dtype": "float32",
-        "cpu_kv_cache_gib": 0.5,
-    },
-}
+RECIPE = Path(__file__).parent / "recipes" / "demo.toml"
 
 
 def demo(data: str | None, overrides: Sequence[str]) -> int:
@@ -96,11 +64,9 @@ def demo(data: str | None, overrides: Sequence[str]) -> int:
 
 def settings(data: str | None, overrides: Sequence[str]) -> RunConfig:
     """The demo's settings with overrides; columns of the user's data go to `data.train`."""
-    values = json.loads(json.dumps(SETTINGS))
-    values["data"]["train"] = {"path": data or "docstrings"}
-    if data is None:
-        values["data"]["train"]["lead"] = "lead"
-    else:
+    values = {"name": RECIPE.stem, **tomllib.loads(RECIPE.read_text(encoding="utf-8"))}
+    if data is not None:
+        values["data"]["train"] = {"path": data}
         del values["data"]["max_prompt"]  # a function's head tells what it does; a text's does not
     for text in overrides:
         override(values, text)

@@ -28,7 +28,7 @@ QUESTION = "{question}"
 VERBATIM = (QUESTION,)  # the ways to ask where a row brings its own instruction: its text alone
 _NEEDED = {"summarize": set(), "answer": {"question"}, "translate": {"target_language"}}
 _SLOT = re.compile(r"\{(\w+)\}")
-_FOLDER = Path(__file__).parent / "instruction_sets"
+_FOLDER = Path(__file__).parent / "recipes" / "instructions"
 _WRITTEN_WITHOUT_SPACES = ("zh", "ja")  # a length is counted in characters
 _WORDS_STEP = 5  # a model learns round limits sooner, and few distinct ones are cheap to encode
 _STRICT = ConfigDict(extra="forbid", strict=True)

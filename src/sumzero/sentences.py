@@ -2,7 +2,9 @@
 
 A sentence ends at `.`, `!` or `?` (with closing quotes or brackets) before white space and
 something that can begin a sentence, at a Chinese or Japanese full stop, or at a blank line. Common
-abbreviations and initials do not end one. Used by the lead baseline and by ROUGE-Lsum alike.
+abbreviations and initials do not end one. Chinese journals also write a Latin full stop without a
+space; behind a Chinese character and before another or a digit it ends one. Used by the lead
+baseline and by ROUGE-Lsum alike.
 """
 
 import re
@@ -12,10 +14,13 @@ _ABBREVIATIONS = {
     "ltd", "mr", "mrs", "ms", "no", "pp", "prof", "ref", "refs", "sec", "sr", "st", "vs", "viz",
 }  # fmt: skip
 _LONGEST_WORD = 20  # that is looked up
+_HAN = "\u3400-\u4dbf\u4e00-\u9fff"
 # A run of full stops or white space is looked at from its first character only (lookbehinds, and
 # `+` after a quantifier): table leaders and ruled lines would else take quadratic time.
 _END = re.compile(
     r"(?<![.!?])[.!?]++[\"'\u201d\u2019)\]]*+(?=\s++[\"'\u201c\u2018(\[]*[^\sa-z])"
+    rf"|(?<=[{_HAN}\u300b\u201d)\uff09])[.!?\uff0e][\u201d\u2019)\uff09]*(?=[{_HAN}\u201c\u300a])"
+    rf"|(?<=[{_HAN}])[.!?\uff0e](?=[0-9])"
     r"|[\u3002\uff01\uff1f]+[\"'\u201d\u2019\u300d\u300f)\uff09]*"
     r"|(?<!\s)[^\S\n]*+\n\s*\n"
 )

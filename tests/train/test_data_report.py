@@ -170,6 +170,7 @@ def test_the_summary_tells_all_of_it(run):
         assert ", ".join(f"{name} {value:,}" for name, value in lengths.items()) in text
     assert f"{counts['supervised_share']:.1%} supervised" in text
     assert "3 documents stand both in train and test" in text
+    assert "1 document stands both in train and validation" in text
     assert "validation: 6 read, 5 kept, 1 rejected (1 x no column)" in text
     assert "test: 7 read, 7 kept, 0 rejected" in text
     assert f"{report['plan']['steps_per_epoch']} steps an epoch" in text
