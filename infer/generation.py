@@ -21,6 +21,7 @@ SYSTEMS = ("finetuned", "untrained", "lead3", "lead1", "echo")
 MERGED, PARQUET, MANIFEST = "merged.jsonl", "merged.parquet", "manifest.json"
 LOCK = ".merge.lock"
 PATIENCE = 120.0  # seconds, for another process that writes the same
+_AGAIN = "run `sumzero generate` again, which makes no row twice"
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,7 @@ class Generation:
     def each_row(self) -> Iterator[Row]:
         """The same, one at a time. Raises RunError where one is damaged, or all are missing."""
         file = self.folder / MERGED
-        again = (
-            f"remove {self.folder / MANIFEST} and run `sumzero generate` again, which makes no row "
-            "twice"
-        )
+        again = f"remove {self.folder / MANIFEST} and {_AGAIN}"
         try:
             lines = file.open("rb")
         except FileNotFoundError:
@@ -64,10 +62,7 @@ def _manifest(file: Path) -> dict[str, Any]:
     """What made a generation. Raises RunError where the file does not say so."""
     manifest = _parsed(file.read_bytes())
     if not isinstance(manifest, dict) or not {"system", "rows", "finished"} <= manifest.keys():
-        raise RunError(
-            f"{file} is damaged; remove it and run `sumzero generate` again, which makes no row "
-            "twice"
-        )
+        raise RunError(f"{file} is damaged; remove it and {_AGAIN}")
     return manifest
 
 

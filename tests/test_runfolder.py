@@ -15,6 +15,7 @@ from sumzero.runfolder import (
     atomic_folder,
     is_held,
     read_json,
+    read_jsonl,
     write_json,
 )
 
@@ -154,6 +155,13 @@ def test_a_damaged_file_names_the_stage_that_makes_it_again(tmp_path, content):
     message = str(caught.value)
     assert message.startswith(f"{file} is damaged (")
     assert message.endswith("; run `sumzero prepare` again")
+
+
+def test_lines_that_are_damaged_in_any_way_are_left_out(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(b'{"a": 1}\n{"a": "\xff"}\n\0\0\0\0\n\n{"a": "\xc3\xa9"}\n{"a": "\xc3')
+    assert read_jsonl(file) == [{"a": 1}, {"a": "é"}]
+    assert read_jsonl(tmp_path / "none.jsonl") == []
 
 
 def test_a_run_folder_is_named_by_the_settings_and_made_on_the_first_write(tmp_path):

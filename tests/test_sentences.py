@@ -33,6 +33,8 @@ CASES = {
         "最后",
     ],
     "误差为3.5%,基于.NET平台等......方法": ["误差为3.5%,基于.NET平台等......方法"],
+    "P值小于.05,差异显著.2例治愈": ["P值小于.05,差异显著.", "2例治愈"],
+    "一.概述.十二\uff0e方法如下.结束": ["一.概述.", "十二\uff0e方法如下.", "结束"],
     "www.example.com is a.b.c": ["www.example.com is a.b.c"],
     "It ended in 1999. 2000 came.": ["It ended in 1999.", "2000 came."],
     "Too much!!! Was it?! Yes.": ["Too much!!!", "Was it?!", "Yes."],

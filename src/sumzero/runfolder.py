@@ -158,9 +158,9 @@ def read_jsonl(path: Path) -> list[Any]:
     if not path.is_file():
         return []
     values = []
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for line in lines:
-            with suppress(ValueError):
+            with suppress(ValueError):  # bytes that are no text too
                 values.append(json.loads(line))
     return values
 

@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-from contextlib import suppress
 from itertools import pairwise
 
 import numpy as np
@@ -161,11 +160,6 @@ def test_a_larger_sample_takes_what_is_there_and_the_same_sample_is_the_same(
     assert [row["id"] for row in read_explanation(RunFolder.of(config))[1]] == some
 
 
-def _lines(folder):
-    """Whole rows of explanations that are kept beside the generation."""
-    return sum(file.read_bytes().count(b"\n") for file in folder.glob("explained-*.jsonl"))
-
-
 def _alike(one, other):
     """Whether two JSON values are the same, numbers but for what float32 in other batches makes."""
     if isinstance(one, dict):
@@ -175,29 +169,51 @@ def _alike(one, other):
     return one == pytest.approx(other, abs=2e-3)
 
 
+# The command, which dies once it has written so many rows.
+DIES = """
+import os, signal, sys
+from contextlib import contextmanager
+import sumzero.infer.explain
+from sumzero.cli import main
+
+appending = sumzero.infer.explain.appending
+left = int(sys.argv.pop(1))
+
+@contextmanager
+def dying(file):
+    with appending(file) as write:
+        def write_or_die(row):
+            global left
+            write(row)
+            left -= 1
+            if not left:
+                os.kill(os.getpid(), signal.SIGKILL)
+        yield write_or_die
+
+sumzero.infer.explain.appending = dying
+main(sys.argv[1:])
+"""
+
+
 def test_killed_in_the_middle_it_goes_on_and_nothing_that_is_kept_is_asked_again(
     explained, run_file, generation
 ):
-    """A real process dies by SIGKILL once it has written some rows of all."""
+    """A real process, with its engine, dies by SIGKILL after some rows of all."""
     for file in generation.folder.glob("explained-*.jsonl"):
         file.unlink()
-    argv = [sys.executable, "-m", "sumzero.cli", "explain", str(run_file), "--sample", "50"]
-    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        while process.poll() is None and not _lines(generation.folder):
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(0.002)
-        process.kill()
-        said = process.stderr.read()
-    assert process.returncode == -signal.SIGKILL, said.decode()
+    num_kept = 4
+    command = ["explain", str(run_file), "--sample", "50"]
+    died = subprocess.run(  # until its engine has ended too, which holds stderr
+        [sys.executable, "-c", DIES, str(num_kept), *command], stderr=subprocess.PIPE, check=False
+    )
+    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
     (file,) = generation.folder.glob("explained-*.jsonl")
     kept = file.read_bytes()
-    kept = kept[: kept.rfind(b"\n") + 1]
-    num_kept = kept.count(b"\n")
-    assert 1 <= num_kept < len(ROWS)
+    assert kept.count(b"\n") == num_kept < len(ROWS)
 
-    assert main(["explain", str(run_file), "--sample", "50"]) == 0
+    assert main(command) == 0
     assert file.read_bytes().startswith(kept)
-    assert _lines(generation.folder) == len(ROWS)
+    assert file.read_bytes().count(b"\n") == len(ROWS)
     head, rows = read_explanation(RunFolder.of(load(run_file)))
     assert head["cost"]["rows_made_now"] == len(ROWS) - num_kept
     wanted_head, wanted = explained

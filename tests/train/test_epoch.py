@@ -1,7 +1,7 @@
 """What an epoch sees, in which words, and how many steps a run has."""
 
-import sys
-from collections import Counter
+import time
+from collections import Counter, OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, pairwise
 
@@ -207,15 +207,21 @@ def test_an_epoch_asked_for_again_is_the_same(ten_steps):
     assert np.array_equal(again.layout.paraphrase, first.layout.paraphrase)
 
 
+class Yielding(OrderedDict):
+    """Lets another thread go on after each look, which it does seldom by itself."""
+
+    def __contains__(self, key):
+        found = super().__contains__(key)
+        time.sleep(0)
+        return found
+
+
 def test_threads_may_ask_for_epochs_at_once(ten_steps):
     """One builds batches ahead while another looks up what a step was made of."""
-    epochs = ten_steps.epochs(epochs=8.0)
-    want = [epochs.records(step) for step in range(epochs.num_steps)]
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        with ThreadPoolExecutor(4) as threads:
-            steps = [*range(epochs.num_steps)] * 4
-            assert list(threads.map(epochs.records, steps)) == want * 4
-    finally:
-        sys.setswitchinterval(before)
+    epochs = ten_steps.epochs(epochs=4.0)
+    want = [epochs.epoch(number).plan.digest for number in range(4)]
+    epochs._recent = Yielding()
+    asked = np.random.default_rng(0).integers(4, size=400).tolist()  # more than are kept
+    with ThreadPoolExecutor(8) as threads:
+        found = [one.plan.digest for one in threads.map(epochs.epoch, asked)]
+    assert found == [want[number] for number in asked]
