@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+import signal
 import subprocess
 
 # Before torch and transformers are imported: no test reaches for the network, and none starts pools
@@ -23,6 +24,10 @@ from sumzero.log import logger
 # Before triton is imported, which transformers does: without a GPU its kernels run interpreted.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+# A script that starts the tests in the background has SIGINT ignored, in all that they start too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("same every time", deadline=None, derandomize=True, database=None)
 settings.load_profile("same every time")
