@@ -113,6 +113,7 @@ def faithfulness(rows: Iterable[Row], config: RunConfig) -> dict[str, Any]:
         "lds_summaries": sum(bool(check["lds"]) for check in checks),
         "lds": means([check["lds"] for check in checks]),
         "drop": {str(k): means([check["drop"].get(str(k), {}) for check in checks]) for k in TOP},
+        "drop_summaries": {str(k): sum(str(k) in check["drop"] for check in checks) for k in TOP},
         "agrees_with_leave_one_out": _mean(np.array(agree), config) if agree else None,
     }
 
@@ -163,6 +164,8 @@ def table(head: Head) -> str:
 def _faithful(found: dict[str, Any]) -> list[str]:
     columns = {"LDS": found["lds"], **{f"top {k} out": of for k, of in found["drop"].items()}}
     shown = {name: of for name, of in columns.items() if of}
+    counts = {"LDS": found["lds_summaries"]}
+    counts |= {f"top {k} out": count for k, count in found["drop_summaries"].items()}
     if not shown:
         return ["nothing to check: no document has more than one sentence that was read"]
     lines = [
@@ -175,4 +178,5 @@ def _faithful(found: dict[str, Any]) -> list[str]:
             value, low, high = (of[method][x] for x in ("value", "low", "high"))
             cells += f"{value:9.2f} ± {(high - low) / 2:4.2f}"
         lines.append(method.replace("_", " ").ljust(16) + cells)
+    lines.append("summaries".ljust(16) + "".join(f"{counts[name]:>16}" for name in shown))
     return lines

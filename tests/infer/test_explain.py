@@ -136,6 +136,11 @@ def test_the_explanation_is_checked_beside_others(explained):
         for value in of.values():
             assert value["low"] <= value["value"] <= value["high"]
     assert "leave one out" in table(head)
+    counts = [
+        found["lds_summaries"],
+        *(found["drop_summaries"][k] for k, of in found["drop"].items() if of),
+    ]
+    assert table(head).splitlines()[-1].split() == ["summaries", *map(str, counts)]
     assert head["cost"]["tokens_per_summary"] > 100
 
 
